@@ -1,0 +1,24 @@
+"""The one source of configuration: command line, YAML files, Prefect parameters and reference docs come from here."""
+
+from controlmill.config.base import Options, load_yaml, parse_overrides, validate
+from controlmill.config.build import AnnotateConfig, BuildConfig, RetryConfig
+from controlmill.config.engine import EngineOptions
+from controlmill.config.image import ImageOptions
+from controlmill.config.layers import LayerOptions
+from controlmill.config.pull import PullOptions
+from controlmill.config.source import SourceOptions
+
+__all__ = [
+    "AnnotateConfig",
+    "BuildConfig",
+    "EngineOptions",
+    "ImageOptions",
+    "LayerOptions",
+    "Options",
+    "PullOptions",
+    "RetryConfig",
+    "SourceOptions",
+    "load_yaml",
+    "parse_overrides",
+    "validate",
+]

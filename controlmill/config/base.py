@@ -1,0 +1,71 @@
+"""What every group of options shares: frozen, no unknown keys, a docstring per field, errors that name the field."""
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from controlmill.errors import ConfigError
+
+
+class Options(BaseModel):
+    """A frozen group of options; field docstrings become `--help`, the Prefect form and the reference."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=True)
+
+
+OptionsT = TypeVar("OptionsT", bound=Options)
+
+
+def validate(model: type[OptionsT], values: dict[str, Any]) -> OptionsT:
+    """Build `model` from plain values; raise `ConfigError` naming each offending field, its value and the cause."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_explain(item) for item in error.errors())) from error
+
+
+def _explain(item: Any) -> str:
+    name = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        return f"{name}: there is no such option"
+    message = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "missing" or not name:
+        return f"{name}: {message}" if name else message
+    return f"{name}: {message} (got {item['input']!r})"
+
+
+def load_yaml(path: str) -> dict[str, Any]:
+    """Options from a YAML file, hyphens in keys accepted; raise `ConfigError` naming file and line where it is not YAML."""
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read the config file: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: a config file is a mapping of option names to values, not a {type(values).__name__}")
+    return {str(name).replace("-", "_"): value for name, value in values.items()}
+
+
+def parse_overrides(pairs: list[str]) -> dict[str, Any]:
+    """`["image_size=256", "annotator_options.canny.low_threshold=50"]` as nested values, read as YAML scalars."""
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"{pair!r}: expected option=value")
+        *parents, leaf = name.replace("-", "_").split(".")
+        target = values
+        for parent in parents:
+            target = target.setdefault(parent, {})
+            if not isinstance(target, dict):
+                raise ConfigError(f"{pair!r}: {parent} is given both a value and options of its own")
+        try:
+            target[leaf] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{pair!r}: not a YAML value") from error
+    return values

@@ -1,0 +1,33 @@
+"""The configuration of each dataset command: groups of options put together."""
+
+from pydantic import Field
+
+from controlmill.config.base import Options
+from controlmill.config.engine import EngineOptions
+from controlmill.config.image import ImageOptions
+from controlmill.config.layers import LayerOptions
+from controlmill.config.pull import PullOptions
+from controlmill.config.source import SourceOptions
+from controlmill.reasons import Reason
+
+
+class DatasetOptions(Options):
+    """Where the dataset is."""
+
+    output_folder: str = Field(min_length=1)
+    """The dataset: a folder, local path or fsspec URI."""
+
+
+class BuildConfig(DatasetOptions, SourceOptions, PullOptions, ImageOptions, LayerOptions, EngineOptions):
+    """Everything that `controlmill build` and the flow `build_dataset` take."""
+
+
+class AnnotateConfig(DatasetOptions, LayerOptions, EngineOptions):
+    """Everything that `controlmill annotate` and the flow `annotate_dataset` take."""
+
+
+class RetryConfig(DatasetOptions, PullOptions, EngineOptions):
+    """Everything that `controlmill retry` takes; image options and annotators are those that the dataset was built with."""
+
+    reason: tuple[Reason, ...] = Field(min_length=1)
+    """Reasons whose rows are pulled again, into new shards."""

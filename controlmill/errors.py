@@ -1,0 +1,107 @@
+"""The error tree of controlmill. Nothing else reaches the user of the command line.
+
+    ControlmillError                 exit code 1
+    ├── ConfigError                  2  an option is unknown, has a wrong type, or contradicts another
+    ├── SourceError                  3
+    │   ├── SourceMissingError       3  the URL list or folder is not there, or cannot be read
+    │   ├── SourceEmptyError         3  there is not one row in it
+    │   └── SourceChangedError       3  it is not the list that the dataset was started from
+    ├── StorageError                 4
+    │   ├── DatasetMissingError      4  no dataset at this place
+    │   ├── DatasetLockedError       4  another controlmill writes to it
+    │   ├── DatasetMismatchError     4  it was built with other options, or by a newer version
+    │   ├── CorruptShardError        4  a file does not match its commit record
+    │   └── StorageWriteError        4  disk full, no permission, read-only
+    ├── EngineError                  5
+    │   ├── EngineStartError         5  Ray or the Prefect server did not start
+    │   └── WorkerLostError          5  a worker died more often than it may
+    ├── NetworkOutageError           6  this machine has lost its network; no row was marked as failed
+    └── InterruptedRunError        130  Ctrl-C or a termination signal
+
+Errors are caught by cause. A failure of one row is never an exception outside of its shard: it is a value with a
+`controlmill.reasons.Reason`.
+"""
+
+from typing import ClassVar
+
+
+class ControlmillError(Exception):
+    """Base of every error that controlmill raises on purpose; `str()` of it is one line for a person."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class ConfigError(ControlmillError):
+    """An option is unknown, has a wrong type, or contradicts another one."""
+
+    exit_code = 2
+
+
+class SourceError(ControlmillError):
+    """The source of a dataset cannot be used."""
+
+    exit_code = 3
+
+
+class SourceMissingError(SourceError):
+    """The URL list, folder or column is not there, or cannot be read."""
+
+
+class SourceEmptyError(SourceError):
+    """The source holds not one row."""
+
+
+class SourceChangedError(SourceError):
+    """The source is not the one that the dataset was started from."""
+
+
+class StorageError(ControlmillError):
+    """A dataset cannot be read or written."""
+
+    exit_code = 4
+
+
+class DatasetMissingError(StorageError):
+    """There is no dataset at this place."""
+
+
+class DatasetLockedError(StorageError):
+    """Another controlmill process is writing to this dataset."""
+
+
+class DatasetMismatchError(StorageError):
+    """The dataset was built with other options or by a newer version."""
+
+
+class CorruptShardError(StorageError):
+    """A file does not match its commit record."""
+
+
+class StorageWriteError(StorageError):
+    """Disk full, no permission, read-only file system."""
+
+
+class EngineError(ControlmillError):
+    """Ray or Prefect failed, not the work."""
+
+    exit_code = 5
+
+
+class EngineStartError(EngineError):
+    """Ray or the Prefect server did not start."""
+
+
+class WorkerLostError(EngineError):
+    """A worker died more often than it may."""
+
+
+class NetworkOutageError(ControlmillError):
+    """This machine has lost its network; no row was marked as failed."""
+
+    exit_code = 6
+
+
+class InterruptedRunError(ControlmillError):
+    """Ctrl-C or a termination signal ended the run."""
+
+    exit_code = 130
