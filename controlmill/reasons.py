@@ -44,6 +44,35 @@ class Reason(StrEnum):
     ANNOTATOR_ERROR = "annotator_error"
 
 
+MEANINGS: dict[Reason, str] = {
+    Reason.INVALID_URL: "not an http or https URL",
+    Reason.FORBIDDEN_ADDRESS: "the host, or a redirect, leads to a private, loopback or other non-public address",
+    Reason.ROBOTS_TXT: "robots.txt of the host forbids it",
+    Reason.OPT_OUT: "an X-Robots-Tag header opts the image out",
+    Reason.DNS: "the name of the host could not be resolved",
+    Reason.CONNECTION: "the connection was refused, reset or closed",
+    Reason.TLS: "no trusted TLS connection: certificate or handshake",
+    Reason.TIMEOUT: "no connection, no bytes, or no end in the given time",
+    Reason.HOST_UNAVAILABLE: "not tried: the host had failed too often in a row and is left alone for a while",
+    Reason.HTTP_4XX: "another answer 400 to 499",
+    Reason.HTTP_404: "answer 404: there is nothing",
+    Reason.HTTP_429: "answer 429: too many requests",
+    Reason.HTTP_5XX: "answer 500 to 599",
+    Reason.TOO_MANY_REDIRECTS: "more redirects than allowed, or a loop",
+    Reason.TRUNCATED: "the body ended early",
+    Reason.TOO_LARGE: "the body is larger than allowed",
+    Reason.HASH_MISMATCH: "the bytes do not have the expected hash",
+    Reason.FILE_MISSING: "the local file of the row cannot be read",
+    Reason.EMPTY: "the body is empty",
+    Reason.NOT_AN_IMAGE: "the bytes are no image of a known format",
+    Reason.CORRUPT_IMAGE: "an image that cannot be decoded",
+    Reason.TOO_MANY_PIXELS: "more pixels than allowed",
+    Reason.TOO_SMALL: "the shorter side is too small",
+    Reason.BAD_ASPECT_RATIO: "too long for its width",
+    Reason.ANNOTATOR_ERROR: "an annotator failed on the image",
+}
+"""What each reason means, in one line."""
+
 _PICTURE = frozenset(
     {
         Reason.EMPTY,

@@ -1,0 +1,1 @@
+"""What is on disk: datasets, layers, shards and their commit records."""

@@ -1,7 +1,7 @@
 """The one source of configuration: command line, YAML files, Prefect parameters and reference docs come from here."""
 
 from controlmill.config.base import Options, load_yaml, parse_overrides, validate
-from controlmill.config.build import AnnotateConfig, BuildConfig, RetryConfig
+from controlmill.config.build import AnnotateConfig, BuildConfig, RetryConfig, ShardOptions
 from controlmill.config.engine import EngineOptions
 from controlmill.config.image import ImageOptions
 from controlmill.config.layers import LayerOptions
@@ -17,6 +17,7 @@ __all__ = [
     "Options",
     "PullOptions",
     "RetryConfig",
+    "ShardOptions",
     "SourceOptions",
     "load_yaml",
     "parse_overrides",

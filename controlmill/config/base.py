@@ -1,5 +1,6 @@
 """What every group of options shares: frozen, no unknown keys, a docstring per field, errors that name the field."""
 
+import difflib
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,7 +13,9 @@ from controlmill.errors import ConfigError
 class Options(BaseModel):
     """A frozen group of options; field docstrings become `--help`, the Prefect form and the reference."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=True, ser_json_inf_nan="strings"
+    )
 
 
 OptionsT = TypeVar("OptionsT", bound=Options)
@@ -23,7 +26,17 @@ def validate(model: type[OptionsT], values: dict[str, Any]) -> OptionsT:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("; ".join(_explain(item) for item in error.errors())) from error
+        raise ConfigError("; ".join(_explain(item) for item in _causes(error))) from error
+
+
+def _causes(error: ValidationError) -> list[Any]:
+    """The errors without those that only follow from a bad item: a list is too short where its one item is refused."""
+    items = error.errors()
+    return [
+        item
+        for item in items
+        if item["type"] != "too_short" or not any(other["loc"][:-1] == item["loc"] for other in items)
+    ]
 
 
 def _explain(item: Any) -> str:
@@ -33,7 +46,13 @@ def _explain(item: Any) -> str:
     message = item["msg"].removeprefix("Value error, ")
     if item["type"] == "missing" or not name:
         return f"{name}: {message}" if name else message
-    return f"{name}: {message} (got {item['input']!r})"
+    return f"{name}: {message} (got {item['input']!r}){_suggestion(item)}"
+
+
+def _suggestion(item: Any) -> str:
+    expected = str(item.get("ctx", {}).get("expected", "")).replace(" or ", ", ").split(", ")
+    close = difflib.get_close_matches(repr(item["input"]), expected, n=1)
+    return f"; did you mean {close[0].strip(chr(39))}?" if close else ""
 
 
 def load_yaml(path: str) -> dict[str, Any]:

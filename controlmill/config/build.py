@@ -18,7 +18,11 @@ class DatasetOptions(Options):
     """The dataset: a folder, local path or fsspec URI."""
 
 
-class BuildConfig(DatasetOptions, SourceOptions, PullOptions, ImageOptions, LayerOptions, EngineOptions):
+class ShardOptions(PullOptions, ImageOptions, LayerOptions):
+    """Everything that making one planned shard takes."""
+
+
+class BuildConfig(DatasetOptions, SourceOptions, ShardOptions, EngineOptions):
     """Everything that `controlmill build` and the flow `build_dataset` take."""
 
 

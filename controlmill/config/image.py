@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from controlmill.config.base import Options
 
@@ -43,6 +43,12 @@ class ImageOptions(Options):
     """Images that claim more pixels are refused before they are decoded (decompression bombs)."""
     extract_exif: bool = True
     """Store EXIF tags as a JSON column."""
+
+    @field_validator("resize_mode", mode="before")
+    @classmethod
+    def _yaml_no(cls, value: object) -> object:
+        """YAML reads an unquoted `no` as false."""
+        return "no" if value is False else value
 
     @model_validator(mode="after")
     def _possible(self) -> Self:

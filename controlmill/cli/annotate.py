@@ -1,0 +1,30 @@
+"""`controlmill annotate`."""
+
+from controlmill.cli.running import running
+from controlmill.cli.settings import ConfigCommand
+from controlmill.config import AnnotateConfig
+from controlmill.errors import ConfigError
+
+
+def run(config: AnnotateConfig) -> None:
+    """Refuse to do nothing, then annotate."""
+    if not config.annotators:
+        raise ConfigError("annotators: name at least one, as in --annotators canny")
+    with running(config.output_folder) as finished:
+        from flows.run import run_annotate
+
+        finished(run_annotate(config))
+
+
+command = ConfigCommand(
+    "annotate",
+    AnnotateConfig,
+    run,
+    dataset=True,
+    text="""Add layers to a dataset: one for each annotator, made from its images.
+
+    \b
+    controlmill annotate DATASET --annotators canny
+    controlmill annotate DATASET --annotators canny --annotator-options canny.low_threshold=[50,120]
+    """,
+)

@@ -1,0 +1,29 @@
+"""`controlmill retry`."""
+
+from controlmill.cli.running import running
+from controlmill.cli.settings import ConfigCommand
+from controlmill.config import RetryConfig
+
+
+def run(config: RetryConfig) -> None:
+    """Pull the failed rows again."""
+    with running(config.output_folder) as finished:
+        from flows.run import run_retry
+
+        finished(run_retry(config))
+
+
+command = ConfigCommand(
+    "retry",
+    RetryConfig,
+    run,
+    dataset=True,
+    text="""Pull rows again that failed for one of the given reasons; what comes in becomes new shards.
+
+    The image options and annotators are those that the dataset was built with.
+
+    \b
+    controlmill retry DATASET --reason timeout --reason dns
+    controlmill retry DATASET --reason timeout,dns --timeout 30 --retries 3
+    """,
+)

@@ -1,0 +1,55 @@
+"""What every command that works on a dataset does around the work: progress, and a closing summary."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from controlmill.cli.progress import RichObserver
+from controlmill.progress import LogObserver, observe
+
+if TYPE_CHECKING:
+    from flows.report import BuildReport
+
+
+@contextmanager
+def running(dataset: str) -> Iterator[Callable[["BuildReport"], None]]:
+    """Show progress inside of the `with` block; call what it gives with the report, which is printed at its end."""
+    reports: list[BuildReport] = []
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with RichObserver(console) as display, observe(display):
+            yield reports.append
+    else:
+        with observe(LogObserver()):
+            yield reports.append
+    for report in reports:
+        print_summary(report, dataset, Console(file=sys.stdout))
+
+
+def print_summary(report: "BuildReport", dataset: str, console: Console) -> None:
+    """Print what a run did, what failed by reason, and what can be done next."""
+    say = console.print
+    if report.num_shards == 0:
+        done = f"all {report.num_shards_before:,} shards were done before" if report.num_shards_before else "no rows"
+        say(f"nothing to do: {done}", highlight=False)
+    else:
+        speed = report.num_images / report.seconds if report.seconds > 0 else 0.0
+        say(
+            f"{report.num_rows:,} rows in {report.num_shards:,} shards, {report.seconds:,.1f} s: "
+            f"{report.num_images:,} images ({speed:,.1f} per second), {report.failed.total():,} failed",
+            highlight=False,
+        )
+    if report.failed:
+        table = Table(box=None, padding=(0, 2), show_header=False)
+        table.add_column(justify="right")
+        table.add_column()
+        for reason, num in report.failed.most_common():
+            table.add_row(f"{num:,}", reason.value)
+        say(table)
+        reason = report.failed.most_common(1)[0][0]
+        say(f"pull them again:  controlmill retry {dataset} --reason {reason.value}", highlight=False, soft_wrap=True)
+    say(f"look at it:       controlmill inspect {dataset}", highlight=False, soft_wrap=True)

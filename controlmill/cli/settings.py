@@ -1,0 +1,151 @@
+"""What was typed to one validated configuration: YAML file < option=value < options."""
+
+import difflib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
+
+import click
+
+from controlmill import logs
+from controlmill.cli.img2dataset import MISSING, refusals
+from controlmill.cli.options import CONTEXT_SETTINGS, OptionsCommand, field_options, missing_options, unknown_positional
+from controlmill.cli.values import is_unset, merge, read, shape_of
+from controlmill.config import Options, load_yaml, parse_overrides, validate
+from controlmill.errors import ConfigError
+
+OptionsT = TypeVar("OptionsT", bound=Options)
+
+_OVERRIDE = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]*=")
+
+
+class ConfigCommand(OptionsCommand, Generic[OptionsT]):
+    """A command that runs with one model of options."""
+
+    def __init__(
+        self, name: str, model: type[OptionsT], run: Callable[[OptionsT], None], *, text: str, dataset: bool = False
+    ) -> None:
+        """Make the command.
+
+        Args:
+            name: the word after `controlmill`.
+            model: its options.
+            run: what it does, given the validated options.
+            text: its help.
+            dataset: whether a positional DATASET stands for `output_folder`.
+        """
+        words = "[DATASET] [CONFIG.yaml] [OPTION=VALUE]..." if dataset else "[CONFIG.yaml] [OPTION=VALUE]..."
+        self.model = model
+        super().__init__(
+            name,
+            params=[
+                click.Argument(["words"], nargs=-1, metavar=words),
+                *field_options(model, without=frozenset({"output_folder"}) if dataset else frozenset()),
+                *missing_options(frozenset(model.model_fields)),
+                *general_options(),
+            ],
+            help=text,
+            callback=lambda words, log_format, **given: self._start(run, words, log_format, given, dataset=dataset),
+            context_settings=CONTEXT_SETTINGS,
+            no_args_is_help=True,
+        )
+
+    def _start(
+        self,
+        run: Callable[[OptionsT], None],
+        words: Sequence[str],
+        log_format: logs.LogFormat,
+        given: Mapping[str, object],
+        *,
+        dataset: bool,
+    ) -> None:
+        logs.configure(log_format)
+        run(assemble(self.model, words, given, dataset=dataset))
+
+
+def general_options() -> list[click.Option]:
+    """Options of every command that are about the command line itself."""
+    return [
+        click.Option(
+            ["--log-format"],
+            type=click.Choice(["text", "json"]),
+            default="text",
+            help="How log events are written to stderr.  [default: text]",
+        ),
+        click.Option(
+            ["--traceback"],
+            is_flag=True,
+            expose_value=False,
+            help="Show where an error came from (also CONTROLMILL_TRACEBACK=1).",
+        ),
+    ]
+
+
+def assemble(
+    model: type[OptionsT], words: Sequence[str], given: Mapping[str, object], *, dataset: bool = False
+) -> OptionsT:
+    """The validated configuration.
+
+    Args:
+        model: the options of the command.
+        words: positional words: a dataset (where `dataset`), config files, option=value.
+        given: the options as click parsed them, None or () where not given.
+        dataset: whether one word may be the dataset.
+
+    Raises:
+        ConfigError: naming every option that is unknown, of a wrong type, impossible or without a counterpart.
+    """
+    values: dict[str, Any] = {}
+    overrides = [word for word in words if _OVERRIDE.match(word)]
+    files = [word for word in words if word not in overrides and word.endswith((".yaml", ".yml"))]
+    for path in files:
+        values = merge(values, _plain(model, load_yaml(path)))
+    values = merge(values, _plain(model, parse_overrides(overrides)))
+    for word in words:
+        if word not in overrides and word not in files:
+            if not dataset or "output_folder" in values:
+                raise unknown_positional(word)
+            values["output_folder"] = word
+    values = merge(values, _plain(model, _joined(given)))
+    if dataset and "output_folder" not in values:
+        raise ConfigError("DATASET: give the folder of the dataset")
+    return validate(model, values)
+
+
+def _joined(given: Mapping[str, object]) -> dict[str, Any]:
+    """What was given, repetitions of an option still apart (a tuple)."""
+    return {name: value for name, value in given.items() if value is not None and value != ()}
+
+
+def _plain(model: type[Options], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values that the model can validate, from text in any of the spellings; refuse names that it does not have."""
+    missing = {name: str(value) for name, value in values.items() if name in MISSING and name not in model.model_fields}
+    problems = refusals(missing)
+    plain: dict[str, Any] = {}
+    for name, value in values.items():
+        if name in missing:
+            continue
+        if name not in model.model_fields:
+            problems.append(_unknown(model, name))
+            continue
+        shape = shape_of(model.model_fields[name].annotation)
+        parts = value if isinstance(value, tuple) else (value,)
+        if not any(is_unset(shape, part) for part in parts):
+            plain[name] = _together([read(name, shape, part) for part in parts])
+    if problems:
+        raise ConfigError("; ".join(problems))
+    return plain
+
+
+def _together(parts: list[Any]) -> Any:
+    if all(isinstance(part, list) for part in parts):
+        return [item for part in parts for item in part]
+    result = parts[0]
+    for part in parts[1:]:
+        result = merge(result, part) if isinstance(result, dict) and isinstance(part, dict) else part
+    return result
+
+
+def _unknown(model: type[Options], name: str) -> str:
+    close = difflib.get_close_matches(name, model.model_fields, n=1)
+    return f"{name}: there is no such option" + (f"; did you mean {close[0]}?" if close else "")

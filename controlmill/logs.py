@@ -1,0 +1,64 @@
+"""Log events with fields: `shard_written shard=00012 rows=981`, to stderr, or the same as JSON.
+
+Plain functions that work anywhere, also in a worker that configured nothing; the command line configures them once.
+"""
+
+import sys
+from typing import Any, Literal
+
+import structlog
+from structlog.typing import EventDict, WrappedLogger
+
+LogFormat = Literal["text", "json"]
+
+_logfmt = structlog.processors.LogfmtRenderer(bool_as_flag=False)
+
+
+class _StderrLogger:
+    """Writes to what stderr is at that moment: a progress bar puts itself between, and tests exchange it."""
+
+    def msg(self, line: str) -> None:
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+
+    info = warning = msg
+
+
+def _text(logger: WrappedLogger, name: str, event: EventDict) -> str:
+    words = [str(event.pop("event"))]
+    if event.get("level") == "info":
+        del event["level"]
+    if event:
+        words.append(_logfmt(logger, name, event))
+    return " ".join(words)
+
+
+def configure(log_format: LogFormat = "text") -> None:
+    """Choose how events are written; called by the command line, once."""
+    processors: list[Any] = [structlog.processors.add_log_level]
+    if log_format == "json":
+        processors += [structlog.processors.TimeStamper(fmt="iso"), structlog.processors.JSONRenderer()]
+    else:
+        processors.append(_text)
+    structlog.configure(
+        processors=processors,
+        wrapper_class=structlog.make_filtering_bound_logger("info"),
+        logger_factory=lambda *_: _StderrLogger(),
+        cache_logger_on_first_use=False,
+    )
+
+
+def log(event: str, **fields: object) -> None:
+    """Something happened."""
+    _logger().info(event, **fields)
+
+
+def warning(event: str, **fields: object) -> None:
+    """Something happened that a person may want to act on; the run goes on."""
+    _logger().warning(event, **fields)
+
+
+def _logger() -> Any:
+    if not structlog.is_configured():
+        configure()
+    return structlog.get_logger()

@@ -1,0 +1,194 @@
+"""Ray and the Prefect server of a run: joined where they are configured, else started for the run and ended with it.
+
+Both start at the same time; `prefect` must not be imported before `prefect_server` has set its environment.
+"""
+
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from controlmill.errors import EngineStartError
+from controlmill.logs import log
+
+if TYPE_CHECKING:
+    from controlmill.config import EngineOptions
+
+_SERVER_START_S = 90.0
+_SERVER_STOP_S = 6.0
+_OBJECT_STORE_BYTES = 128 * 1024 * 1024
+"""Tasks exchange statistics, never images: the smallest useful object store."""
+
+# What a server of one run does not need: it schedules nothing and sends nothing.
+_SERVER_SETTINGS = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_FOREMAN_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_PAUSE_EXPIRATIONS_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "false",
+}
+
+
+def data_folder() -> Path:
+    """The user's data folder of controlmill, made when it is missing."""
+    from platformdirs import user_data_path
+
+    return user_data_path("controlmill", ensure_exists=True)
+
+
+def no_usage_statistics() -> None:
+    """Turn the usage statistics of Ray and Prefect off, unless the user turned them on (environment or `ray` config)."""
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    with suppress(OSError, ValueError):
+        if json.loads((Path.home() / ".ray" / "config.json").read_text()).get("usage_stats"):
+            return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+
+@contextmanager
+def prefect_server() -> Iterator["RunServer | None"]:
+    """The Prefect server that `PREFECT_API_URL` or the active profile names, else one of this run's own.
+
+    Yields the own server, which is still starting: call its `wait()` before the first flow.
+    """
+    no_usage_statistics()
+    if os.environ.get("PREFECT_API_URL") or _profile_has_api_url():
+        yield None
+        return
+    server = RunServer()
+    os.environ["PREFECT_API_URL"] = server.api_url
+    try:
+        yield server
+    finally:
+        del os.environ["PREFECT_API_URL"]
+        server.stop()
+
+
+def _profile_has_api_url() -> bool:
+    """Whether the user's Prefect profiles name a server; read as text, because importing Prefect would fix its settings."""
+    home = Path(os.environ.get("PREFECT_HOME", Path.home() / ".prefect"))
+    with suppress(OSError):
+        text = Path(os.environ.get("PREFECT_PROFILES_PATH", home / "profiles.toml")).read_text(encoding="utf-8")
+        import tomllib
+
+        profiles = tomllib.loads(text)
+        active = os.environ.get("PREFECT_PROFILE", profiles.get("active", ""))
+        return "PREFECT_API_URL" in profiles.get("profiles", {}).get(active, {})
+    return False
+
+
+class RunServer:
+    """A Prefect server on loopback and a free port; its history stays in the user's data folder."""
+
+    def __init__(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self.port: int = probe.getsockname()[1]
+        folder = data_folder()
+        environment = dict(os.environ)
+        for name, value in _SERVER_SETTINGS.items():
+            environment.setdefault(name, value)
+        environment.setdefault("PREFECT_API_DATABASE_CONNECTION_URL", f"sqlite+aiosqlite:///{folder / 'prefect.db'}")
+        environment["PREFECT_API_URL"] = environment["PREFECT_UI_API_URL"] = self.api_url
+        self._log_path = folder / "prefect-server.log"
+        with self._log_path.open("wb") as log_file:
+            # A session of its own: Ctrl-C goes to the run, which ends the server after its last words were recorded.
+            self._process = subprocess.Popen(  # noqa: S603 - our own module, an integer argument
+                [sys.executable, "-m", "flows.prefect_server", str(self.port)],
+                stdin=subprocess.PIPE,
+                stdout=log_file,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
+            )
+
+    @property
+    def url(self) -> str:
+        """Address of its pages."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def api_url(self) -> str:
+        """Address of its API."""
+        return f"{self.url}/api"
+
+    def wait(self) -> None:
+        """Return when the server answers; raise `EngineStartError` with the end of its log when it does not."""
+        deadline = time.monotonic() + _SERVER_START_S
+        while time.monotonic() < deadline and self._process.poll() is None:
+            with suppress(urllib.error.URLError, ConnectionError, TimeoutError):
+                urllib.request.urlopen(f"{self.api_url}/health", timeout=2).close()  # noqa: S310 - loopback
+                log("prefect_server_ready", url=self.url)
+                return
+            time.sleep(0.1)
+        tail = " | ".join(self._log_path.read_text(errors="replace").splitlines()[-3:])
+        raise EngineStartError(f"the Prefect server did not start; {self._log_path} ends with: {tail or 'nothing'}")
+
+    def stop(self) -> None:
+        """End the server by closing its standard input; kill it when it does not follow."""
+        assert self._process.stdin is not None  # noqa: S101 - opened above
+        self._process.stdin.close()
+        try:
+            self._process.wait(_SERVER_STOP_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+@contextmanager
+def ray_cluster(options: "EngineOptions") -> Iterator[int]:
+    """A connection to Ray, as `options.ray_address` says, or to a Ray of this process's own; yields the cluster's CPUs.
+
+    A Ray that this process is already connected to is used as it is and left running.
+    """
+    no_usage_statistics()
+    import ray
+
+    if ray.is_initialized():
+        yield _num_cpus()
+        return
+    try:
+        _connect(options)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        where = options.ray_address or "on this machine"
+        raise EngineStartError(f"Ray {where}: {' '.join(str(error).split()) or type(error).__name__}") from error
+    try:
+        yield _num_cpus()
+    finally:
+        ray.shutdown()
+
+
+def _connect(options: "EngineOptions") -> None:
+    import logging
+
+    import ray
+
+    common = {"namespace": "prefect", "log_to_driver": False, "logging_level": logging.ERROR}
+    if options.ray_address:
+        ray.init(address=options.ray_address, **common)
+        return
+    if "RAY_AUTH_MODE" not in os.environ:
+        # A token that only this run and its workers know: nobody else on the machine can hand code to this Ray.
+        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(16))
+    ray.init(
+        address="local",
+        num_cpus=max(os.cpu_count() or 1, options.processes_count or 0),
+        object_store_memory=_OBJECT_STORE_BYTES,
+        include_dashboard=False,
+        **common,
+    )
+
+
+def _num_cpus() -> int:
+    import ray
+
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))

@@ -1,0 +1,25 @@
+"""The flow that pulls failed rows again, into new shards."""
+
+from functools import partial
+
+from prefect import flow
+
+from controlmill.config import RetryConfig
+from flows.engines import ray_cluster
+from flows.finish import finish
+from flows.make_shards import make_shards
+from flows.report import BuildReport
+from flows.session import session
+from storage.dataset import Dataset
+from tasks.recipe import remembered
+from tasks.sources.plan import plan_retry
+
+
+@flow(name="retry-failed", persist_result=False)
+def retry_failed(config: RetryConfig) -> BuildReport:
+    """Pull the rows that failed for `config.reason` again; images and annotators as the dataset was built with."""
+    dataset = Dataset.open(config.output_folder)
+    options = remembered(dataset, config)
+    with session(dataset, partial(plan_retry, dataset, config.reason)) as opened, ray_cluster(config) as num_cpus:
+        report = make_shards(dataset, options, config, opened.planner, num_cpus)
+        return finish(dataset, report)

@@ -1,0 +1,96 @@
+"""What the command line calls: a session, Ray and the Prefect server around one flow, all ended with it.
+
+The source is planned while Ray and the server start side by side. Nothing of Prefect is imported before its server is
+chosen, because its settings are read at import.
+"""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from controlmill.config import AnnotateConfig, BuildConfig, EngineOptions, RetryConfig
+from controlmill.errors import InterruptedRunError
+from controlmill.progress import observer
+from flows.engines import prefect_server, ray_cluster
+from flows.session import session
+from storage.dataset import Dataset
+
+if TYPE_CHECKING:
+    from flows.report import BuildReport
+
+
+def run_build(config: BuildConfig) -> "BuildReport":
+    """Build or go on building a dataset."""
+    from tasks.stages import planned_shards
+
+    dataset = Dataset(config.output_folder)
+    with _engines(dataset, partial(planned_shards, dataset, config), config):
+        from flows.build_dataset import build_dataset
+
+        return build_dataset(config)
+
+
+def run_annotate(config: AnnotateConfig) -> "BuildReport":
+    """Add layers to a dataset."""
+    from tasks.stages import shards_with_images
+
+    dataset = Dataset.open(config.output_folder)
+    with _engines(dataset, partial(shards_with_images, dataset, config), config):
+        from flows.annotate_dataset import annotate_dataset
+
+        return annotate_dataset(config)
+
+
+def run_retry(config: RetryConfig) -> "BuildReport":
+    """Pull failed rows of a dataset again."""
+    from tasks.sources.plan import plan_retry
+
+    dataset = Dataset.open(config.output_folder)
+    with _engines(dataset, partial(plan_retry, dataset, config.reason), config):
+        from flows.retry_failed import retry_failed
+
+        return retry_failed(config)
+
+
+@contextmanager
+def _engines(dataset: Dataset, plan: Callable[[], Iterable[int]], options: EngineOptions) -> Iterator[None]:
+    # The flow's own words reach its page; on the terminal the observer speaks, and errors are one line.
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    started_s = time.monotonic()
+    with _interruptible(dataset), session(dataset, plan), prefect_server() as server:
+        observer().message("starting Ray" if server is None else "starting Ray and a Prefect server")
+        # Importing Prefect takes a second or two, which fits into the start of Ray.
+        importing = threading.Thread(target=lambda: __import__("prefect_ray"), daemon=True)
+        importing.start()
+        with ray_cluster(options):
+            importing.join()
+            if server is not None:
+                server.wait()
+                observer().message(f"ready after {time.monotonic() - started_s:.0f} s; watch it at {server.url}")
+            yield
+
+
+@contextmanager
+def _interruptible(dataset: Dataset) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the run in order; what is said then is how to go on."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        dataset.remove_leftovers()
+        num_done = len(dataset.layer("image").committed())
+        raise InterruptedRunError(
+            f"stopped; {num_done} shards are complete, nothing is half-written; run the same command again to go on"
+        ) from error
+    finally:
+        signal.signal(signal.SIGTERM, before)

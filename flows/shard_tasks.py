@@ -1,0 +1,51 @@
+"""The two Prefect tasks that run on Ray, one run per shard and stage. They only wrap: the work knows neither."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from controlmill.config import LayerOptions, ShardOptions
+from storage.dataset import Dataset
+from storage.record import CommitRecord
+from tasks.progress import ShardProgress
+
+_POST_EVERY_S = 0.5
+
+
+@task(name="pull-shard", task_run_name="pull {shard:05d}", persist_result=False, cache_policy=NO_CACHE)
+def pull_shard(uri: str, shard: int, options: ShardOptions, num_parallel: int, board: Any) -> list[CommitRecord]:
+    """Make the image layer of one shard, and the annotators' layers from the same pixels."""
+    from tasks.pull_shard import pull_shard as work
+
+    record = work(Dataset(uri), shard, options, num_parallel, _post_to(board))
+    board.finish.remote(shard)
+    return [record]
+
+
+@task(name="annotate-shard", task_run_name="annotate {shard:05d}", persist_result=False, cache_policy=NO_CACHE)
+def annotate_shard(
+    uri: str, shard: int, options: LayerOptions, names: tuple[str, ...], num_parallel: int, board: Any
+) -> list[CommitRecord]:
+    """Make layers of one shard from its stored images."""
+    from tasks.annotate_shard import annotate_shard as work
+
+    records = work(Dataset(uri), shard, options, names, num_parallel, _post_to(board))
+    board.finish.remote(shard)
+    return records
+
+
+def _post_to(board: Any) -> Callable[[ShardProgress], None]:
+    """A report that posts to the board, at most twice a second, and does not wait for it."""
+    posted_s = 0.0
+
+    def post(progress: ShardProgress) -> None:
+        nonlocal posted_s
+        now_s = time.monotonic()
+        if now_s - posted_s >= _POST_EVERY_S:
+            posted_s = now_s
+            board.post.remote(progress)
+
+    return post

@@ -1,0 +1,70 @@
+"""The way of one row through a shard: pull it, then decode, annotate and encode it in a thread."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+from controlmill.config import ShardOptions
+from controlmill.reasons import RowFailure
+from tasks.annotators.base import Annotator
+from tasks.annotators.maps import make_map
+from tasks.byte_gate import ByteGate
+from tasks.images.prepare import prepare
+from tasks.pull.pull import Pulled, Puller
+from tasks.rows import FinishedRow, SourceRow
+from tasks.shard_files import Outcome
+from tasks.sources.local import LocalReader
+
+_UNDECODED_BYTES = 64 * 1024 * 1024
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Line:
+    """Turns source rows into finished rows; one for all rows of a shard."""
+
+    def __init__(
+        self, config: ShardOptions, annotators: list[Annotator], puller: Puller, local: LocalReader, pool: ThreadPoolExecutor
+    ) -> None:
+        self._config = config
+        self._annotators = annotators
+        self._puller = puller
+        self._local = local
+        self._pool = pool
+        self._slots = asyncio.Semaphore(config.thread_count)
+        self._gate = ByteGate(_UNDECODED_BYTES)
+
+    async def make(self, row: SourceRow) -> Outcome:
+        """The finished row, or the row with its failure; holds its download slot until the image is decoded."""
+        async with self._slots, self._gate.hold() as held:
+            if row.location is None:
+                pulled = await self._puller.pull(row.url, row.expected_hash)
+            else:
+                pulled = await self.in_thread(self._local.read, row.location, row.expected_hash)
+            if isinstance(pulled, RowFailure):
+                return row, pulled
+            held.settle(len(pulled.data))
+            finished = await self.in_thread(self._finish, row, pulled)
+            return (row, finished) if isinstance(finished, RowFailure) else finished
+
+    async def in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run in one of the shard's threads; decoding, Canny and encoding release the interpreter lock."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: function(*args, **kwargs))
+
+    def _finish(self, row: SourceRow, pulled: Pulled) -> FinishedRow | RowFailure:
+        prepared = prepare(pulled.data, self._config)
+        if isinstance(prepared, RowFailure):
+            return prepared
+        return FinishedRow(
+            row=row,
+            encoded=prepared.encoded,
+            width=prepared.width,
+            height=prepared.height,
+            original_width=prepared.original_width,
+            original_height=prepared.original_height,
+            exif=prepared.exif,
+            digest=pulled.digest,
+            maps={unit.name: make_map(unit, prepared.pixels, row.key) for unit in self._annotators},
+        )

@@ -1,0 +1,90 @@
+"""Options name what is wrong with them."""
+
+from pathlib import Path
+
+import pytest
+
+from controlmill.config import AnnotateConfig, BuildConfig, RetryConfig, load_yaml, parse_overrides, validate
+from controlmill.config.base import Options
+from controlmill.errors import ConfigError
+
+GIVEN = {"url_list": "urls.txt", "output_folder": "out"}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"image_size": "wide"}, "image_size: Input should be a valid integer"),
+        ({"image_size": 500}, "image_size: 500 is not a multiple of size_multiple 64"),
+        ({"image_size": 0}, "image_size: Input should be greater than 0 (got 0)"),
+        ({"resize_mode": "bordr"}, "did you mean border?"),
+        ({"encode_quality": 101}, "encode_quality: jpg takes 0 to 100, not 101"),
+        ({"encode_quality": 10, "encode_format": "png"}, "encode_quality: png takes 0 to 9, not 10"),
+        ({"max_aspect_ratio": 0.5}, "max_aspect_ratio: must be at least 1"),
+        ({"background_color": [1, 2, 256]}, "background_color.2: Input should be less than or equal to 255 (got 256)"),
+        ({"verify_hash": ["column", "crc"]}, "verify_hash.1: Input should be 'md5', 'sha256' or 'sha512'"),
+        ({"retries": -1}, "retries: Input should be greater than or equal to 0 (got -1)"),
+        ({"image_folder": "pictures"}, "give exactly one of url_list, image_folder, from_img2dataset"),
+        ({"url_list": None}, "got none"),
+        ({"output_folder": ""}, "output_folder: String should have at least 1 character"),
+        ({"colour": 1}, "colour: there is no such option"),
+    ],
+)
+def test_refused_with_the_name_of_the_field(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        validate(BuildConfig, GIVEN | values)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_several_mistakes_are_told_at_once() -> None:
+    with pytest.raises(ConfigError, match=r"thread_count.*; timeout"):
+        validate(BuildConfig, GIVEN | {"thread_count": 0, "timeout": -1})
+
+
+def test_an_unknown_reason_is_the_only_complaint() -> None:
+    with pytest.raises(ConfigError, match="did you mean timeout") as caught:
+        validate(RetryConfig, {"output_folder": "out", "reason": ["timeot"]})
+    assert ";" not in str(caught.value).removesuffix("; did you mean timeout?")
+    with pytest.raises(ConfigError, match="reason: Tuple should have at least 1 item"):
+        validate(RetryConfig, {"output_folder": "out", "reason": []})
+
+
+def test_options_cannot_be_changed() -> None:
+    config = validate(BuildConfig, GIVEN)
+    with pytest.raises(ValueError, match="frozen"):
+        config.image_size = 64  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("model", [BuildConfig, AnnotateConfig, RetryConfig])
+def test_every_option_is_described(model: type[Options]) -> None:
+    for name, info in model.model_fields.items():
+        assert info.description, name
+        assert info.description.endswith((".", "].", "}.")), name
+
+
+def test_yaml_no_is_a_resize_mode() -> None:
+    values = parse_overrides(["resize_mode=no"])
+    assert validate(BuildConfig, GIVEN | values).resize_mode == "no"
+
+
+def test_yaml_files(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("url-list: urls.txt\nimage_size: 64\n")
+    assert load_yaml(str(path)) == {"url_list": "urls.txt", "image_size": 64}
+    path.write_text("- a\n- b\n")
+    with pytest.raises(ConfigError, match="mapping of option names"):
+        load_yaml(str(path))
+    path.write_text("a: [1\n")
+    with pytest.raises(ConfigError, match="not valid YAML: .*line 2"):
+        load_yaml(str(path))
+    path.write_text("")
+    assert load_yaml(str(path)) == {}
+    with pytest.raises(ConfigError, match="nowhere.yaml: cannot read the config file: No such file"):
+        load_yaml(str(tmp_path / "nowhere.yaml"))
+
+
+@pytest.mark.parametrize("pair", ["image_size", "=3", "a=[1", "a=1"])
+def test_bad_overrides(pair: str) -> None:
+    with pytest.raises(ConfigError):
+        parse_overrides([pair, "a.b=2"] if pair == "a=1" else [pair])

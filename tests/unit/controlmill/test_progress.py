@@ -1,0 +1,95 @@
+"""Counting, speed and time left, on literal numbers."""
+
+import pytest
+
+from controlmill import logs
+from controlmill.progress import LogObserver, SilentObserver, Tally, observe, observer
+from controlmill.reasons import Reason
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_speed_and_time_left() -> None:
+    clock = Clock()
+    tally = Tally(clock)
+    assert tally.speed() == (0.0, 0.0)
+    tally.plan(2, 1000, complete=False)
+    clock.now += 10
+    tally.count(200, {Reason.TIMEOUT: 50})
+    assert tally.speed() == (20.0, 15.0)
+    assert tally.seconds_left() is None
+    tally.plan(2, 1000, complete=True)
+    assert tally.seconds_left() == 40.0
+    assert tally.num_failed == 50
+
+
+def test_speed_is_of_the_last_minute() -> None:
+    clock = Clock()
+    tally = Tally(clock)
+    for second in range(1, 121):
+        clock.now += 1
+        tally.count(10 * second if second <= 60 else 600 + (second - 60), {})
+    assert tally.speed() == (1.0, 1.0)
+
+
+def test_speed_falls_to_zero_while_nothing_comes_in() -> None:
+    clock = Clock()
+    tally = Tally(clock)
+    clock.now += 1
+    tally.count(100, {})
+    clock.now += 99
+    assert tally.speed() == (1.0, 1.0)
+    tally.count(100, {})
+    clock.now += 100
+    tally.count(100, {})
+    assert tally.speed() == (0.0, 0.0)
+    tally.plan(1, 200, complete=True)
+    assert tally.seconds_left() is None
+
+
+def test_a_shard_that_starts_again_makes_no_negative_speed() -> None:
+    clock = Clock()
+    tally = Tally(clock)
+    clock.now += 1
+    tally.count(100, {})
+    clock.now += 60
+    tally.count(20, {})
+    assert tally.rows_done == 20
+    assert tally.speed()[0] >= 0
+
+
+def test_nobody_observes_outside_of_a_run() -> None:
+    assert isinstance(observer(), SilentObserver)
+    mine = LogObserver()
+    with observe(mine):
+        assert observer() is mine
+    assert isinstance(observer(), SilentObserver)
+
+
+def test_log_observer_writes_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure()
+    clock = Clock()
+    watch = LogObserver(every_s=5.0, clock=clock)
+    watch.message("starting Ray")
+    watch.planned(2, 300, complete=False)
+    watch.planned(3, 400, complete=True)
+    for _ in range(10):
+        clock.now += 1
+        watch.rows(int(clock.now - 100) * 20, {Reason.DNS: 10})
+    for shard in range(3):
+        watch.shard_done(shard)
+    assert capsys.readouterr().err.splitlines() == [
+        'message text="starting Ray"',
+        "planned shards=3 rows=400",
+        "progress shards=0/3 rows=100/400 failed=10 images_per_s=18.0 left_s=15",
+        "progress shards=0/3 rows=200/400 failed=10 images_per_s=19.0 left_s=10",
+        "progress shards=3/3 rows=200/400 failed=10 images_per_s=19.0 left_s=10",
+    ]
