@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from controlmill.config import AnnotateConfig, BuildConfig, EngineOptions, RetryConfig
 from controlmill.errors import InterruptedRunError
 from controlmill.progress import observer
-from flows.engines import prefect_server, ray_cluster
+from flows.engines import RunServer, prefect_server, ray_cluster
 from flows.session import session
 from storage.dataset import Dataset
 
@@ -70,10 +70,23 @@ def _engines(dataset: Dataset, plan: Callable[[], Iterable[int]], options: Engin
         importing.start()
         with ray_cluster(options):
             importing.join()
-            if server is not None:
-                server.wait()
-                observer().message(f"ready after {time.monotonic() - started_s:.0f} s; watch it at {server.url}")
-            yield
+            with _use(server):
+                if server is not None:
+                    observer().message(f"ready after {time.monotonic() - started_s:.0f} s; watch it at {server.url}")
+                yield
+
+
+@contextmanager
+def _use(server: RunServer | None) -> Iterator[None]:
+    """Wait for the run's own server and point Prefect at it, also where Prefect was imported for an earlier run."""
+    if server is None:
+        yield
+        return
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    server.wait()
+    with temporary_settings({PREFECT_API_URL: server.api_url}):
+        yield
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import ParamSpec, TypeVar
 from controlmill.config import ShardOptions
 from controlmill.reasons import RowFailure
 from tasks.annotators.base import Annotator
-from tasks.annotators.maps import make_map
+from tasks.maps import make_map
 from tasks.byte_gate import ByteGate
 from tasks.images.prepare import prepare
 from tasks.pull.pull import Pulled, Puller
@@ -40,9 +40,9 @@ class Line:
         """The finished row, or the row with its failure; holds its download slot until the image is decoded."""
         async with self._slots, self._gate.hold() as held:
             if row.location is None:
-                pulled = await self._puller.pull(row.url, row.expected_hash)
+                pulled = await self._puller.pull(row.url, expected_hash(row))
             else:
-                pulled = await self.in_thread(self._local.read, row.location, row.expected_hash)
+                pulled = await self.in_thread(self._read, row)
             if isinstance(pulled, RowFailure):
                 return row, pulled
             held.settle(len(pulled.data))

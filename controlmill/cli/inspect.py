@@ -23,12 +23,9 @@ _MAX_HOSTS = 10
 
 def print_survey(found: "Survey", console: Console) -> None:
     """Print a dataset: layers, what is incomplete, failures by reason and by host, flags."""
+    planned = f"{found.num_planned_rows:,} rows planned in {found.num_planned_shards:,} shards"
     state = "" if found.plan_complete else "; its source is not wholly planned"
-    console.print(
-        f"[bold]{found.dataset}[/]  {found.num_planned_rows:,} rows planned in {found.num_planned_shards:,} shards{state}",
-        soft_wrap=True,
-        highlight=False,
-    )
+    console.print(Text.assemble((found.dataset, "bold"), f"  {planned}{state}"), soft_wrap=True)
     console.print(_layers(found))
     for line in _incomplete(found):
         console.print(line, style="yellow", highlight=False, soft_wrap=True)
@@ -76,10 +73,11 @@ def _incomplete(found: "Survey") -> list[str]:
     for layer in found.layers:
         again = "the same build" if layer.name in (SOURCE, IMAGE) else f"annotate --annotators {layer.name}"
         if layer.missing_shards:
-            lines.append(f"{layer.name}: shards {ranges(layer.missing_shards)} are missing; run {again} again")
+            lines.append(f"{layer.name}: missing shards: {ranges(layer.missing_shards)}; run {again} again")
         if layer.stale_shards:
-            shards = ranges(layer.stale_shards)
-            lines.append(f"{layer.name}: shards {shards} were made from images that have changed; run {again} again")
+            lines.append(
+                f"{layer.name}: shards of images that have changed: {ranges(layer.stale_shards)}; run {again} again"
+            )
         if len(layer.fingerprints) > 1:
             lines.append(f"{layer.name}: its shards were made in {len(layer.fingerprints)} ways; run {again} again")
     if found.num_planned_shards and IMAGE not in [layer.name for layer in found.layers]:

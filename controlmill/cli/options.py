@@ -10,7 +10,7 @@ from controlmill.cli.values import Shape, is_flag_value, read_flag, shape_of
 from controlmill.config import Options
 from controlmill.errors import ConfigError
 
-CONTEXT_SETTINGS = {
+CONTEXT_SETTINGS: dict[str, Any] = {
     "token_normalize_func": lambda name: name.replace("_", "-"),
     "help_option_names": ["-h", "--help"],
     "max_content_width": 100,

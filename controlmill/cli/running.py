@@ -10,9 +10,24 @@ from rich.table import Table
 
 from controlmill.cli.progress import RichObserver
 from controlmill.progress import LogObserver, observe
+from controlmill.reasons import Reason
 
 if TYPE_CHECKING:
     from flows.report import BuildReport
+
+PASSING = frozenset(
+    {
+        Reason.DNS,
+        Reason.CONNECTION,
+        Reason.TLS,
+        Reason.TIMEOUT,
+        Reason.HOST_UNAVAILABLE,
+        Reason.HTTP_429,
+        Reason.HTTP_5XX,
+        Reason.TRUNCATED,
+    }
+)
+"""Reasons that may be gone at another time."""
 
 
 @contextmanager
@@ -50,6 +65,7 @@ def print_summary(report: "BuildReport", dataset: str, console: Console) -> None
         for reason, num in report.failed.most_common():
             table.add_row(f"{num:,}", reason.value)
         say(table)
-        reason = report.failed.most_common(1)[0][0]
-        say(f"pull them again:  controlmill retry {dataset} --reason {reason.value}", highlight=False, soft_wrap=True)
-    say(f"look at it:       controlmill inspect {dataset}", highlight=False, soft_wrap=True)
+    again = ",".join(reason.value for reason, _ in report.failed.most_common() if reason in PASSING)
+    if again:
+        say(f"pull again:  controlmill retry {dataset} --reason {again}", highlight=False, soft_wrap=True)
+    say(f"look at it:  controlmill inspect {dataset}", highlight=False, soft_wrap=True)

@@ -1,7 +1,7 @@
 """What `controlmill inspect` finds in a dataset: counted from commit records, without opening a Parquet file."""
 
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from storage.dataset import Dataset
@@ -69,7 +69,11 @@ class Survey:
 
     def to_json(self) -> dict[str, Any]:
         """All of it as plain JSON values."""
-        return {**asdict(self), "layers": [asdict(layer) for layer in self.layers]}
+        return {**_shallow(self), "layers": [_shallow(layer) for layer in self.layers]}
+
+
+def _shallow(record: Survey | LayerSurvey) -> dict[str, Any]:
+    return {item.name: getattr(record, item.name) for item in fields(record)}
 
 
 def survey(dataset: Dataset) -> Survey:

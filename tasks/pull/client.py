@@ -106,26 +106,43 @@ class Client:
                 response.release()
 
     async def _receive(self, response: aiohttp.ClientResponse, host: str, wanted: Wanted) -> Answer | Failure:
-        status, headers = response.status, response.headers
-        if status in _REDIRECTS and "Location" in headers:
-            return Answer(status, location=headers["Location"])
-        if not 200 <= status < 300:
-            return of_status(status, host, retry_after_s(headers.get("Retry-After")))
-        encoding = headers.get("Content-Encoding", "").strip().lower()
-        if encoding not in ENCODINGS:
-            message = f"{host} sent the image compressed as {encoding[:20]!r}, which was not asked for"
-            return Failure(Reason.NOT_AN_IMAGE, message, status)
-        if failure := wanted.check(headers) if wanted.check else None:
+        if response.status in _REDIRECTS and "Location" in response.headers:
+            return Answer(response.status, location=response.headers["Location"])
+        if failure := _judge(response, host, wanted):
             return failure
-        if (response.content_length or 0) > wanted.max_bytes and not wanted.start_is_enough:
-            return _too_large(host, wanted.max_bytes)
-        body = await read_body(response.content, encoding, wanted.max_bytes)
+        body = await read_body(
+            response.content, _encoding(response), wanted.max_bytes, keep_start=wanted.start_is_enough
+        )
         self._statistics.num_bytes += len(body.data)
         if body.is_cut and not wanted.start_is_enough:
-            return _too_large(host, wanted.max_bytes)
+            return _too_large(response, host, wanted)
         if not body.is_complete and not body.is_cut:
-            return Failure(Reason.TRUNCATED, f"{host} sent compressed data without its end", status, retryable=True)
-        return Answer(status, body.data)
+            message = f"{host} sent compressed data without its end"
+            return Failure(Reason.TRUNCATED, message, response.status, retryable=True)
+        return Answer(response.status, body.data)
+
+
+def _judge(response: aiohttp.ClientResponse, host: str, wanted: Wanted) -> Failure | None:
+    """What the status and the headers already tell."""
+    if not 200 <= response.status < 300:
+        return of_status(response.status, host, retry_after_s(response.headers.get("Retry-After")))
+    encoding = _encoding(response)
+    if encoding not in ENCODINGS:
+        message = f"{host} sent it compressed as {encoding[:20]!r}, which was not asked for"
+        return Failure(Reason.NOT_AN_IMAGE, message, response.status)
+    if failure := wanted.check(response.headers) if wanted.check else None:
+        return failure
+    if (response.content_length or 0) > wanted.max_bytes and not wanted.start_is_enough:
+        return _too_large(response, host, wanted)
+    return None
+
+
+def _encoding(response: aiohttp.ClientResponse) -> str:
+    return response.headers.get("Content-Encoding", "").strip().lower()
+
+
+def _too_large(response: aiohttp.ClientResponse, host: str, wanted: Wanted) -> Failure:
+    return Failure(Reason.TOO_LARGE, f"{host} sent more than max_bytes, {wanted.max_bytes} bytes", response.status)
 
 
 def user_agent(options: PullOptions) -> str:
@@ -133,7 +150,3 @@ def user_agent(options: PullOptions) -> str:
     contact = f"+{options.user_agent_contact}" if options.user_agent_contact else None
     comment = "; ".join(part for part in (contact, options.user_agent_token) if part)
     return f"controlmill/{__version__} ({comment})" if comment else f"controlmill/{__version__}"
-
-
-def _too_large(host: str, max_bytes: int) -> Failure:
-    return Failure(Reason.TOO_LARGE, f"{host} sent more than max_bytes, {max_bytes} bytes")

@@ -41,6 +41,7 @@ class Failure:
         retryable: whether the same request may well succeed a moment later.
         retry_after_s: how long the host asked to be left alone.
         is_suspect: whether this machine's own network could be the cause as well.
+        host: whose circuit breaker is to count a suspect failure once it is known to be real.
     """
 
     reason: Reason
@@ -49,6 +50,7 @@ class Failure:
     retryable: bool = False
     retry_after_s: float | None = None
     is_suspect: bool = False
+    host: str = ""
 
     @property
     def blames_host(self) -> bool:

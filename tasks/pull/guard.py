@@ -10,6 +10,7 @@ import re
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from typing import Protocol
 from urllib.parse import unquote
@@ -111,16 +112,17 @@ class Guard:
             return Failure(Reason.FORBIDDEN_ADDRESS, f"only http and https are pulled, this is {url.scheme[:20]}:")
         if not url.scheme or not host or not port or not _HOST.fullmatch(host):
             return Failure(Reason.INVALID_URL, "not a URL with http:// or https:// and a host")
-        return self._check_literal(host) or url
+        return self._checkliteral_address(host) or url
 
-    def _check_literal(self, host: str) -> Failure | None:
-        address = _literal(host)
+    def _checkliteral_address(self, host: str) -> Failure | None:
+        address = literal_address(host)
         if address is None or self.allows(address):
             return None
         return Failure(Reason.FORBIDDEN_ADDRESS, f"{host} is not a public address")
 
 
-def _literal(host: str) -> str | None:
+@lru_cache(maxsize=4096)
+def literal_address(host: str) -> str | None:
     """The address in a URL whose host is no name, in decimal, hexadecimal and octal forms too, as `inet_aton` reads."""
     host = unquote(host.rstrip("."))
     try:

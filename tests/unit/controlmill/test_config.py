@@ -76,11 +76,11 @@ def test_yaml_files(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="mapping of option names"):
         load_yaml(str(path))
     path.write_text("a: [1\n")
-    with pytest.raises(ConfigError, match="not valid YAML: .*line 2"):
+    with pytest.raises(ConfigError, match=r"not valid YAML: .*line 2"):
         load_yaml(str(path))
     path.write_text("")
     assert load_yaml(str(path)) == {}
-    with pytest.raises(ConfigError, match="nowhere.yaml: cannot read the config file: No such file"):
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml: cannot read the config file: No such file"):
         load_yaml(str(tmp_path / "nowhere.yaml"))
 
 

@@ -97,10 +97,10 @@ def test_text_fits_a_hundred_columns(dataset: Dataset) -> None:
     text = "\n".join(" ".join(line.split()) for line in lines)
     assert "20 rows planned in 4 shards" in text
     assert "image 11 3/4" in text
-    assert "canny: shards 2-3 are missing; run annotate --annotators canny again" in text
-    assert "canny: shards 1 were made from images that have changed" in text
+    assert "canny: missing shards: 2-3; run annotate --annotators canny again" in text
+    assert "canny: shards of images that have changed: 1;" in text
     assert "canny: its shards were made in 2 ways" in text
-    assert "image: shards 3 are missing; run the same build again" in text
+    assert "image: missing shards: 3; run the same build again" in text
     assert "3 20.0% timeout no connection" in text
     assert "3 a.example" in text
     assert "1 empty" in text

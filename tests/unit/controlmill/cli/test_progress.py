@@ -39,14 +39,14 @@ def test_display() -> None:
         display.shard_done(shard)
     display.message("pulling")
     assert lines_of(display) == [
-        "rows   ━━━━━━━╸━━━━━━━━━━━━━━━━━━━━━━    2,500/10,000+ 20.0 images/s".replace("╸━", "━━"),
-        "shards ━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━            2/10+",
+        "rows   ━━━━━━━╸                          2,500/10,000+ 20.0 images/s",
+        "shards ━━━━━━                                    2/10+",
         "failed  http_404 1,300 timeout 200",
         "0:00:50 pulling",
     ]
 
     display.planned(20, 20_000, complete=True)
-    assert lines_of(display)[1].endswith("2/20  0:05:50 left")
+    assert lines_of(display)[1].endswith("2/20 0:05:50 left")
 
 
 def test_a_bar_is_drawn_and_ends_with_the_last_state() -> None:

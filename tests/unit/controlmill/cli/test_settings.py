@@ -162,11 +162,18 @@ def test_help_has_every_option_under_the_heading_of_its_group() -> None:
     [
         (
             "",
-            "note: using image_size 512 and resize_mode center_crop, which is not img2dataset's default; "
-            "--image-size 256 --resize-mode border gives img2dataset's",
+            (
+                "note: using image_size 512 and resize_mode center_crop, which is not img2dataset's default; "
+                "--image-size 256 --resize-mode border gives img2dataset's"
+            ),
         ),
-        ("--image_size 512", "note: using resize_mode center_crop, which is not img2dataset's default; "
-         "--resize-mode border gives img2dataset's"),
+        (
+            "--image_size 512",
+            (
+                "note: using resize_mode center_crop, which is not img2dataset's default; "
+                "--resize-mode border gives img2dataset's"
+            ),
+        ),
         ("--image_size 256 --resize_mode center_crop", None),
     ],
 )

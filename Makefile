@@ -1,0 +1,58 @@
+# Everything on a fresh machine with Python 3.11 or newer: `make demo`, `make test`. No virtual environment needs to be active.
+
+PYTHON ?= python3
+VENV ?= .venv
+# dependency groups need pip 25.1, --build-constraint 25.3
+PIP_VERSION ?= 26.1.2
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+WANTED := ".[s3]" --group dev --group demo --group docs
+
+.PHONY: help demo test check bench docs lock clean install
+.DEFAULT_GOAL := help
+
+help:  ## show this list
+	@sed -n 's/^\([a-z]*\):.*  ## /  make \1\t/p' Makefile | expand -t 16
+
+demo: $(VENV)/.installed  ## build a small dataset from a local web server, and look at it
+	$(BIN)/python examples/demo.py
+
+test: $(VENV)/.installed  ## run every test
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.installed  ## what must pass first: style, types, walls, generated docs, unit tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python docs/generate.py --check
+	$(BIN)/python -m pytest tests/unit
+
+bench: $(VENV)/.installed  ## run every benchmark; takes long
+	set -e; for script in benchmarks/*.py; do $(BIN)/python "$$script"; done
+
+docs: $(VENV)/.installed  ## write the generated blocks and build the site into site/
+	$(BIN)/python docs/generate.py
+	$(BIN)/mkdocs build --strict --quiet
+
+lock: $(VENV)/.pip  ## resolve all dependencies anew and write constraints.txt
+	$(PIP) install --quiet --dry-run --ignore-installed --report $(VENV)/report.json ".[s3,gcs]" --group dev --group demo --group docs
+	$(BIN)/python .ci/constraints.py $(VENV)/report.json constraints.txt
+
+clean:  ## delete what the other targets wrote, except the virtual environment
+	rm -rf site dist demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
+
+install: $(VENV)/.installed  ## make the virtual environment, pinned
+
+$(VENV)/.pip:
+	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 14) else "controlmill needs Python 3.11 to 3.13, this is " + sys.version.split()[0] + "; choose one with make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet "pip==$(PIP_VERSION)"
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.pip pyproject.toml constraints.txt
+	@echo "installing into $(VENV): takes some minutes the first time"
+	$(PIP) install --quiet --constraint constraints.txt --build-constraint constraints.txt --editable $(WANTED)
+	@touch $@

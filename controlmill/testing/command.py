@@ -1,0 +1,108 @@
+"""Run `controlmill` as a process of its own, watch its family, and kill members of it."""
+
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import psutil
+
+_POLL_S = 0.02
+
+
+class Command:
+    """One run of the command line, in a process group of its own; its output goes to a file."""
+
+    def __init__(self, arguments: Sequence[str], log_path: Path) -> None:
+        self._log_path = log_path
+        with log_path.open("ab") as log_file:
+            self.process = subprocess.Popen(  # noqa: S603 - arguments of a test
+                [sys.executable, "-m", "controlmill.cli.main", *arguments],
+                stdout=log_file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def output(self) -> str:
+        """What it has written so far."""
+        return self._log_path.read_text(errors="replace")
+
+    def family(self) -> list[psutil.Process]:
+        """The process and all of its descendants that are alive."""
+        try:
+            head = psutil.Process(self.process.pid)
+            return [head, *head.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
+    def wait_for(self, condition: Callable[[], bool]) -> bool:
+        """Wait until the condition holds; False when the process ended before."""
+        while self.process.poll() is None:
+            if condition():
+                return True
+            time.sleep(_POLL_S)
+        return False
+
+    def kill(self, victim: str, rng: random.Random) -> list[psutil.Process]:
+        """SIGKILL a busy Ray "worker", the "flow" process or the whole "tree"; returns everything that must be gone then."""
+        family = self.family()
+        if victim == "worker":
+            busy = [process for process in family if _is_busy_worker(process)]
+            victims = [rng.choice(busy)] if busy else []
+            doomed = victims
+        else:
+            victims = family[:1] if victim == "flow" else family
+            doomed = family
+        for process in victims:
+            _signal(process, signal.SIGKILL)
+        return doomed
+
+    def interrupt(self) -> None:
+        """What Ctrl-C in a terminal does: SIGINT to the foreground process group."""
+        os.killpg(self.process.pid, signal.SIGINT)
+
+
+def wait_gone(processes: Sequence[psutil.Process], timeout_s: float) -> list[psutil.Process]:
+    """Wait until the processes are gone; returns those that are not (zombies count as gone)."""
+    deadline_s = time.monotonic() + timeout_s
+    alive = list(processes)
+    while alive and time.monotonic() < deadline_s:
+        alive = [process for process in alive if _is_alive(process)]
+        time.sleep(_POLL_S)
+    return alive
+
+
+def parquet_hashes(dataset: Path) -> dict[str, str]:
+    """SHA-256 of every Parquet file of a dataset, by path in it."""
+    return {
+        str(path.relative_to(dataset)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(dataset.rglob("*.parquet"))
+    }
+
+
+def _is_busy_worker(process: psutil.Process) -> bool:
+    try:
+        name = " ".join(process.cmdline())
+    except psutil.Error:
+        return False
+    return name.startswith("ray::") and "IDLE" not in name and "Board" not in name
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _signal(process: psutil.Process, number: signal.Signals) -> None:
+    try:
+        process.send_signal(number)
+    except psutil.NoSuchProcess:
+        return
