@@ -34,7 +34,7 @@ bench: $(VENV)/.installed  ## run every benchmark; takes long
 
 docs: $(VENV)/.installed  ## write the generated blocks and build the site into site/
 	$(BIN)/python docs/generate.py
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 lock: $(VENV)/.pip  ## resolve all dependencies anew and write constraints.txt
 	$(PIP) install --quiet --dry-run --ignore-installed --report $(VENV)/report.json ".[s3,gcs]" --group dev --group demo --group docs

@@ -1,3 +1,4 @@
+# ruff: noqa: INP001 - a script, in no package
 """Write constraints.txt from a report of pip's resolver: `name==version` lines, sorted, and nothing of the machine.
 
 Usage: python .ci/constraints.py REPORT.json constraints.txt (`make lock` does it all)

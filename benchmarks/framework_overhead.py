@@ -58,7 +58,9 @@ def bare_loop(urls: Sequence[str], folder: Path) -> None:
     async def shard(part: Sequence[str]) -> list[tuple[bytes, bytes]]:
         slots = asyncio.Semaphore(OPTIONS.thread_count)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            async with Puller(PullOptions.model_validate(OPTIONS.model_dump(include=set(PullOptions.model_fields)))) as puller:
+            async with Puller(
+                PullOptions.model_validate(OPTIONS.model_dump(include=set(PullOptions.model_fields)))
+            ) as puller:
                 return await asyncio.gather(*(one(puller, pool, slots, url) for url in part))
 
     for number in range(0, len(urls), ROWS_PER_SHARD):

@@ -82,7 +82,9 @@ def run(command: Sequence[str], log_path: Path, environment: dict[str, str] | No
         while group.pids():
             time.sleep(0.1)
         if process.returncode:
-            raise subprocess.CalledProcessError(process.returncode, command, log_path.read_text(errors="replace")[-2000:])
+            raise subprocess.CalledProcessError(
+                process.returncode, command, log_path.read_text(errors="replace")[-2000:]
+            )
         return Cost(wall_s, group.cpu_s(), peak_sum, peak_process)
 
 
@@ -99,7 +101,9 @@ def machine() -> str:
 
 def commit() -> str:
     """The commit that is measured."""
-    return subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 def _pss_bytes(pid: int) -> int:

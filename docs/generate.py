@@ -19,6 +19,7 @@ from controlmill.cli.options import default_text, groups_of
 from controlmill.cli.values import shape_of
 from controlmill.config import AnnotateConfig, BuildConfig, Options, RetryConfig
 from controlmill.reasons import MEANINGS, Reason, img2dataset_status
+from tasks.annotators import registry
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -41,8 +42,10 @@ def options() -> str:
             groups.setdefault(name, (model, fields))
     parts = []
     for name, (model, fields) in groups.items():
-        users = " and ".join(f"`{command}`" for command, other in commands.items() if name in groups_of(other))
-        rows = ((f"`{field}`", type_text(model, field), default(model, field), meaning(model, field)) for field in fields)
+        users = ", ".join(f"`{command}`" for command, other in commands.items() if name in groups_of(other))
+        rows = (
+            (f"`{field}`", type_text(model, field), default(model, field), meaning(model, field)) for field in fields
+        )
         parts.append(f"## {name}\n\nOf {users}.\n\n{table('option | values | default | meaning', rows)}\n")
     return "\n".join(parts).rstrip()
 
@@ -80,6 +83,23 @@ def img2dataset() -> str:
     return table("option | img2dataset's default | ours | what differs", iter(rows))
 
 
+def annotators() -> str:
+    """Every annotator that comes with controlmill, and its options."""
+    parts = []
+    for name in registry.names():
+        kind = registry.find(name)
+        if not kind.__module__.startswith("tasks."):
+            continue
+        model = kind.options_model
+        rows = ((f"`{field}`", default(model, field), meaning(model, field)) for field in model.model_fields)
+        columns = ", ".join(f"`{column.name}`" for column in kind.columns())
+        parts.append(
+            f"## {name}\n\n{inspect.getdoc(kind)}\n\n{inspect.getdoc(model)}\n\n"
+            f"{table('option | default | meaning', rows)}\n\nColumns: {columns}."
+        )
+    return "\n\n".join(parts)
+
+
 def reasons() -> str:
     """Every reason of a failed row."""
     rows = ((f"`{reason.value}`", MEANINGS[reason], f"`{img2dataset_status(reason)}`") for reason in Reason)
@@ -88,18 +108,23 @@ def reasons() -> str:
 
 def exit_codes() -> str:
     """Every error of the command line."""
-    kinds = [kind for kind in vars(errors).values() if inspect.isclass(kind) and issubclass(kind, errors.ControlmillError)]
+    kinds = [
+        kind for kind in vars(errors).values() if inspect.isclass(kind) and issubclass(kind, errors.ControlmillError)
+    ]
     rows = ((f"`{kind.__name__}`", str(kind.exit_code), inspect.getdoc(kind) or "") for kind in kinds[1:])
     return table("error | exit code | meaning", rows)
 
 
 def commands() -> str:
     """The help of the command line."""
-    context = click.Context(main.group, info_name="controlmill", terminal_width=100)
+    context = click.Context(
+        main.group, info_name="controlmill", **{**main.group.context_settings, "terminal_width": 100}
+    )
     return f"```text\n$ controlmill --help\n{main.group.get_help(context)}\n```"
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
+    "annotators": annotators,
     "commands": commands,
     "exit-codes": exit_codes,
     "img2dataset": img2dataset,

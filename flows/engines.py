@@ -15,7 +15,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from controlmill.errors import EngineStartError
 from controlmill.logs import log
@@ -47,12 +47,22 @@ def data_folder() -> Path:
 
 
 def no_usage_statistics() -> None:
-    """Turn the usage statistics of Ray and Prefect off, unless the user turned them on (environment or `ray` config)."""
+    """Turn the usage statistics of Ray and Prefect off, unless the user turned them on (environment or Ray's file)."""
     os.environ.setdefault("DO_NOT_TRACK", "1")
     with suppress(OSError, ValueError):
         if json.loads((Path.home() / ".ray" / "config.json").read_text()).get("usage_stats"):
             return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+
+def own_ray_token() -> None:
+    """Guard a Ray of this run's own with a token that only the run and its workers know, before Ray is imported.
+
+    Nobody else on the machine can hand code to it then, and no token is written to the user's home. Ray reads these
+    variables once, at import; where it is imported already it makes a token of its own.
+    """
+    if "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
+        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(16))
 
 
 @contextmanager
@@ -75,7 +85,7 @@ def prefect_server() -> Iterator["RunServer | None"]:
 
 
 def _profile_has_api_url() -> bool:
-    """Whether the user's Prefect profiles name a server; read as text, because importing Prefect would fix its settings."""
+    """Whether the active Prefect profile names a server; importing Prefect to ask it would fix its settings."""
     home = Path(os.environ.get("PREFECT_HOME", Path.home() / ".prefect"))
     with suppress(OSError):
         text = Path(os.environ.get("PREFECT_PROFILES_PATH", home / "profiles.toml")).read_text(encoding="utf-8")
@@ -151,6 +161,8 @@ def ray_cluster(options: "EngineOptions") -> Iterator[int]:
     A Ray that this process is already connected to is used as it is and left running.
     """
     no_usage_statistics()
+    if options.ray_address is None:
+        own_ray_token()
     import ray
 
     if ray.is_initialized():
@@ -172,13 +184,10 @@ def _connect(options: "EngineOptions") -> None:
 
     import ray
 
-    common = {"namespace": "prefect", "log_to_driver": False, "logging_level": logging.ERROR}
+    common: dict[str, Any] = {"namespace": "prefect", "log_to_driver": False, "logging_level": logging.ERROR}
     if options.ray_address:
         ray.init(address=options.ray_address, **common)
         return
-    if "RAY_AUTH_MODE" not in os.environ:
-        # A token that only this run and its workers know: nobody else on the machine can hand code to this Ray.
-        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(16))
     ray.init(
         address="local",
         num_cpus=max(os.cpu_count() or 1, options.processes_count or 0),
@@ -191,4 +200,5 @@ def _connect(options: "EngineOptions") -> None:
 def _num_cpus() -> int:
     import ray
 
-    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return max(1, int(resources.get("CPU", 1)))

@@ -1,6 +1,7 @@
 """What the dataset flows share: take shards as they are planned, find what each still needs, run it on Ray, count."""
 
 from collections import Counter
+from typing import Any
 
 import ray
 from ray.exceptions import RayError
@@ -46,7 +47,7 @@ class _Work:
         self._planner = planner
         self._num_parallel = num_parallel
         self._stages = Stages(dataset, options)
-        self._board = ray.remote(Board).options(num_cpus=0, max_restarts=-1).remote()
+        self._board: Any = ray.remote(Board).options(num_cpus=0, max_restarts=-1).remote()
         self._num_shards = 0
         self._num_rows = 0
         self.report = BuildReport(dataset.uri)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from controlmill.config import AnnotateConfig, BuildConfig, EngineOptions, RetryConfig
 from controlmill.errors import InterruptedRunError
 from controlmill.progress import observer
-from flows.engines import RunServer, prefect_server, ray_cluster
+from flows.engines import RunServer, own_ray_token, prefect_server, ray_cluster
 from flows.session import session
 from storage.dataset import Dataset
 
@@ -65,6 +65,8 @@ def _engines(dataset: Dataset, plan: Callable[[], Iterable[int]], options: Engin
     started_s = time.monotonic()
     with _interruptible(dataset), session(dataset, plan), prefect_server() as server:
         observer().message("starting Ray" if server is None else "starting Ray and a Prefect server")
+        if options.ray_address is None:
+            own_ray_token()
         # Importing Prefect takes a second or two, which fits into the start of Ray.
         importing = threading.Thread(target=lambda: __import__("prefect_ray"), daemon=True)
         importing.start()
@@ -93,7 +95,7 @@ def _use(server: RunServer | None) -> Iterator[None]:
 def _interruptible(dataset: Dataset) -> Iterator[None]:
     """Ctrl-C and SIGTERM end the run in order; what is said then is how to go on."""
 
-    def stop(number: int, frame: FrameType | None) -> None:
+    def stop(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, stop)

@@ -42,7 +42,7 @@ class Dataset:
             DatasetMismatchError: it was written by a newer controlmill.
         """
         dataset = cls(uri)
-        if dataset._read_description() is None:
+        if dataset.read_description() is None:
             raise DatasetMissingError(f"{redact(uri)} is no controlmill dataset: it has no {DESCRIPTION_NAME}")
         return dataset
 
@@ -55,7 +55,7 @@ class Dataset:
             StorageWriteError: it cannot be written.
         """
         dataset = cls(uri)
-        if dataset._read_description() is None:
+        if dataset.read_description() is None:
             foreign = [entry.name for entry in dataset.files.entries(dataset.root) if not entry.name.startswith(".")]
             if foreign:
                 raise DatasetMismatchError(
@@ -106,7 +106,7 @@ class Dataset:
             DatasetMissingError: it is not there.
             DatasetMismatchError: a newer controlmill wrote it, or it is damaged.
         """
-        description = self._read_description()
+        description = self.read_description()
         if description is None:
             raise DatasetMissingError(f"{redact(self.uri)} is no controlmill dataset: it has no {DESCRIPTION_NAME}")
         return description
@@ -114,9 +114,9 @@ class Dataset:
     def describe(self, **changes: Any) -> Description:
         """Change fields of `dataset.json` in one step; the others stay. Only the holder of the lock calls this."""
         with _describe_lock:
-            old = self._read_description() or Description()
+            old = self.read_description() or Description()
             new = Description.model_validate({**dict(old), **changes})
-            if new != old or self._read_description() is None:
+            if new != old or self.read_description() is None:
                 self._write_description(new)
             return new
 
@@ -169,11 +169,12 @@ class Dataset:
     def _delete_layer(self, layer: Layer) -> None:
         if layer.name not in {"source", "image", FAILURES} and not any(layer.iter_records()):
             return  # a folder of somebody else's
-        for shard, kind in sorted(layer.files(), key=lambda found: found[1], reverse=True):
+        for shard, kind, _size in sorted(layer.files(), key=lambda found: found[1], reverse=True):
             self.files.delete(layer.record_path(shard) if kind == "_stats.json" else layer.path(shard))
         self.files.delete_folder(layer.folder)
 
-    def _read_description(self) -> Description | None:
+    def read_description(self) -> Description | None:
+        """What `dataset.json` says, None if it is not there."""
         data = self.files.read(f"{self.root}/{DESCRIPTION_NAME}")
         if data is None:
             return None

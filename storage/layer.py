@@ -63,26 +63,21 @@ class Layer:
 
     def iter_records(self) -> Iterator[CommitRecord]:
         """The commit records in the order of shards, one at a time."""
-        parquet_shards = set()
-        record_shards = []
-        for entry in self._files.entries(self.folder):
-            match = _FILE.match(entry.name)
-            if match and match[2] == ".parquet":
-                parquet_shards.add(int(match[1]))
-            elif match:
-                record_shards.append(int(match[1]))
-        shards = sorted(parquet_shards.intersection(record_shards))
+        found = list(self.files())
+        parquet_shards = {shard for shard, kind, _size in found if kind == ".parquet"}
+        record_shards = {shard for shard, kind, _size in found if kind != ".parquet"}
+        shards = sorted(parquet_shards & record_shards)
         for _path, data in self._files.read_many([self.record_path(shard) for shard in shards]):
             record = CommitRecord.from_json(data)
             if record is not None:
                 yield record
 
-    def files(self) -> Iterator[tuple[int, str]]:
-        """Shard and kind (".parquet" or "_stats.json") of every file that is there, committed or not."""
+    def files(self) -> Iterator[tuple[int, str, int]]:
+        """Shard, kind (".parquet" or "_stats.json") and size of every file that is there, committed or not."""
         for entry in self._files.entries(self.folder):
             match = _FILE.match(entry.name)
             if match:
-                yield int(match[1]), match[2]
+                yield int(match[1]), match[2], entry.size
 
     def schema(self, shard: int) -> pa.Schema:
         """Arrow schema of a shard."""

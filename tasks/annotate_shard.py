@@ -10,7 +10,7 @@ from controlmill.errors import StorageError
 from storage.dataset import Dataset
 from storage.record import CommitRecord, LayerInput
 from tasks.annotators.base import Annotator
-from tasks.maps import make_map
+from tasks.annotators.maps import make_map
 from tasks.images.decode import decode_stored
 from tasks.progress import Report, ShardProgress, ignore
 from tasks.recipe import annotators

@@ -1,7 +1,7 @@
 """How the layers of a dataset are made, as fingerprints, and as what `dataset.json` remembers of it.
 
-The image layer cannot be made anew without pulling again, so one dataset has one recipe for it and another is refused. A
-layer made from images can: where its recipe changes, it is made again.
+The image layer cannot be made anew without pulling again, so one dataset has one recipe for it and another is refused.
+A layer made from images can: where its recipe changes, it is made again.
 """
 
 import json
@@ -10,6 +10,7 @@ from typing import Any
 from controlmill.config import ImageOptions, LayerOptions, PullOptions, ShardOptions
 from controlmill.errors import DatasetMismatchError
 from storage.dataset import Dataset
+from storage.filesystem import redact
 from storage.fingerprint import fingerprint
 from tasks.annotators.base import Annotator
 from tasks.annotators.registry import create
@@ -45,39 +46,44 @@ def layer_fingerprint(annotator: Annotator, image: str) -> str:
     return fingerprint(annotator.name, annotator.version, annotator.recipe(), image)
 
 
-def remember_images(dataset: Dataset, config: ShardOptions) -> None:
-    """Write the recipe of the images into a new dataset, or check that of an old one.
+def check(dataset: Dataset, options: LayerOptions) -> None:
+    """Whether a run with these options fits the dataset; a place without a dataset fits everything. Writes nothing.
 
     Raises:
-        DatasetMismatchError: images of this dataset were made with another value of an option.
+        ConfigError: there is no such annotator, or one of its options is wrong.
+        DatasetMismatchError: images, or layers that this run does not make again, were made with another option.
     """
-    known = dataset.description().options
-    for name, value in image_recipe(config).items():
-        old = known.get("image", {}).get(name, value)
-        if old != value:
-            raise DatasetMismatchError(
-                f"{name}: the images of {dataset.uri} were made with {old}, not {value}; use {name}={old}, another "
-                "output folder, or incremental_mode=overwrite to pull everything again"
-            )
-    dataset.describe(options={**known, "image": image_recipe(config)})
-
-
-def remember_annotators(dataset: Dataset, options: LayerOptions) -> None:
-    """Write the annotators of a run beside those of earlier runs, for `retry` and `extend` to make the same layers.
-
-    Raises:
-        DatasetMismatchError: layers that this run does not make again were made with another seed.
-    """
-    known = dataset.description().options
-    kept = {name: made for name, made in known.get("annotators", {}).items() if name not in options.annotators}
+    annotators(options)
+    description = dataset.read_description()
+    known = description.options if description else {}
+    if isinstance(options, ShardOptions) and "image" in known:
+        _check_images(dataset, known["image"], image_recipe(options))
+    kept = known.get("annotators", {}).keys() - set(options.annotators)
     if kept and known["seed"] != options.seed:
         raise DatasetMismatchError(
-            f"seed: {', '.join(kept)} of {dataset.uri} was made with {known['seed']}, not {options.seed}; use "
-            f"seed={known['seed']}, or name all annotators of the dataset to make them again"
+            f"seed: {', '.join(sorted(kept))} of {redact(dataset.uri)} was made with {known['seed']}, not "
+            f"{options.seed}; use seed={known['seed']}, or name all annotators of the dataset to make them again"
         )
-    if options.annotators:
-        new = {name: options.annotator_options.get(name, {}) for name in options.annotators}
-        dataset.describe(options={**known, "annotators": {**kept, **new}, "seed": options.seed})
+
+
+def _check_images(dataset: Dataset, known: dict[str, Any], recipe: dict[str, Any]) -> None:
+    for name, value in recipe.items():
+        old = known.get(name, value)
+        if old != value:
+            raise DatasetMismatchError(
+                f"{name}: the images of {redact(dataset.uri)} were made with {old}, not {value}; use {name}={old}, "
+                "another output folder, or incremental_mode=overwrite to pull everything again"
+            )
+
+
+def remember(dataset: Dataset, options: LayerOptions) -> None:
+    """Write down what this run makes, beside what earlier runs made: `retry` and later runs go by it."""
+    known = dataset.description().options
+    image = {"image": image_recipe(options)} if isinstance(options, ShardOptions) else {}
+    new = {name: options.annotator_options.get(name, {}) for name in options.annotators}
+    made = {**known.get("annotators", {}), **new}
+    seed = {"seed": options.seed} if options.annotators else {}
+    dataset.describe(options={**known, **image, **seed, "annotators": made})
 
 
 def remembered(dataset: Dataset, pull: PullOptions) -> ShardOptions:
@@ -89,7 +95,7 @@ def remembered(dataset: Dataset, pull: PullOptions) -> ShardOptions:
     """
     known = dataset.description().options
     if "image" not in known:
-        raise DatasetMismatchError(f"{dataset.uri}: nothing was built here yet; run `controlmill build` first")
+        raise DatasetMismatchError(f"{redact(dataset.uri)}: nothing was built here yet; run `controlmill build` first")
     layers: dict[str, Any] = known.get("annotators", {})
     return ShardOptions.model_validate(
         {

@@ -57,7 +57,12 @@ def source_rows(source: Layer, shard: int) -> Iterator[SourceRow]:
         for values in batch.to_pylist():
             extra = {name: value for name, value in values.items() if name not in _KNOWN}
             yield SourceRow(
-                values["key"], values["url"] or "", values["caption"], values["location"], values["expected_hash"], extra
+                values["key"],
+                values["url"] or "",
+                values["caption"],
+                values["location"],
+                values["expected_hash"],
+                extra,
             )
 
 

@@ -34,7 +34,7 @@ class LayerFile:
         self._shard = shard
         self._num_rows = 0
         self._reasons: Counter[str] = Counter()
-        self._flags: Counter[str] = Counter({flag: 0 for flag in annotator.flags})
+        self._flags: Counter[str] = Counter(dict.fromkeys(annotator.flags, 0))
         self._started_s = time.time()
 
     def write(self, keys: list[str], maps: list[Map]) -> None:
@@ -66,7 +66,7 @@ class LayerFile:
 
 
 class ShardFiles:
-    """Image layer, annotators' layers and failures of one shard; leaving the `with` block uncommitted leaves nothing."""
+    """Images, annotators' layers and failures of one shard; leaving the `with` block uncommitted leaves nothing."""
 
     def __init__(self, dataset: Dataset, shard: int, config: ShardOptions, annotators: list[Annotator]) -> None:
         self.dataset = dataset
@@ -89,7 +89,9 @@ class ShardFiles:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._stack.close()
 
     def write(self, outcomes: list[Outcome]) -> None:
@@ -106,7 +108,7 @@ class ShardFiles:
             layer.write(keys, [row.maps[name] for row in finished])
 
     def commit(self) -> CommitRecord:
-        """Make the shard visible: failures, then the annotators' layers, then the images, whose record says it is done."""
+        """Make the shard visible: failures, annotators' layers, then the images, whose record says it is done."""
         written = self._image.close()
         image = LayerInput(fingerprint=image_fingerprint(image_recipe(self._config)), sha256=written.sha256)
         failures = self._write_failures()

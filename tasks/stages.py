@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from controlmill.config import BuildConfig, LayerOptions
 from storage.dataset import Dataset
-from tasks.recipe import annotators, image_fingerprint, layer_fingerprint, remember_annotators, remember_images
-from tasks.sources.plan import plan, start_again
+from tasks.recipe import annotators, check, image_fingerprint, layer_fingerprint, remember
+from tasks.sources.plan import plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,15 +24,24 @@ def planned_shards(dataset: Dataset, config: BuildConfig) -> Iterator[int]:
     """Check that the dataset fits the configuration, then plan its source; yields each shard once it is planned.
 
     Raises:
-        ConfigError, DatasetMismatchError, SourceError: before anything is written.
+        ConfigError, DatasetMismatchError, SourceError: before anything is written, where it can be told before.
     """
-    annotators(config)
     if config.incremental_mode == "overwrite":
-        start_again(dataset)
-    Dataset.create(dataset.uri)
-    remember_images(dataset, config)
-    remember_annotators(dataset, config)
-    yield from plan(dataset, config)
+        annotators(config)
+    else:
+        check(dataset, config)
+    shards = plan(dataset, config)
+    if config.incremental_mode == "overwrite":
+        dataset.describe(options={})
+    remember(dataset, config)
+    yield from shards
+
+
+def shards_with_images(dataset: Dataset, options: LayerOptions) -> Iterator[int]:
+    """Check the annotators, remember them, and yield the shards whose images are there."""
+    check(dataset, options)
+    remember(dataset, options)
+    yield from sorted(dataset.layer("image").committed())
 
 
 class Stages:
@@ -42,23 +51,17 @@ class Stages:
         image = image_fingerprint(dataset.description().options["image"])
         self._source = dataset.layer("source")
         self._image = dataset.layer("image").statuses()
-        self._layers = {
-            unit.name: (layer_fingerprint(unit, image), dataset.layer(unit.name).iter_records())
-            for unit in annotators(options)
+        self._made_from = {
+            unit.name: _made_from(dataset, unit.name, layer_fingerprint(unit, image)) for unit in annotators(options)
         }
-        self._done: dict[str, dict[int, str]] = {}
-        for name, (expected, records) in self._layers.items():
-            self._done[name] = {
-                record.shard: record.inputs["image"].sha256 for record in records if record.fingerprint == expected
-            }
 
     def missing(self, shard: int) -> Work | None:
         """The work that a planned shard needs, None where it is complete."""
         image = self._image.get(shard)
         if image is None:
-            return Work(shard, self._num_planned(shard), pull=True, layers=tuple(self._done))
+            return Work(shard, self._num_planned(shard), pull=True, layers=tuple(self._made_from))
         # a layer made from an earlier version of the images of this shard is not its layer any more
-        layers = tuple(name for name, done in self._done.items() if done.get(shard) != image.sha256)
+        layers = tuple(name for name, made in self._made_from.items() if made.get(shard) != image.sha256)
         return Work(shard, image.rows, pull=False, layers=layers) if layers else None
 
     def _num_planned(self, shard: int) -> int:
@@ -66,8 +69,7 @@ class Stages:
         return record.rows if record else 0
 
 
-def shards_with_images(dataset: Dataset, options: LayerOptions) -> Iterator[int]:
-    """Check the annotators, remember them, and yield the shards whose images are there."""
-    annotators(options)
-    remember_annotators(dataset, options)
-    yield from sorted(dataset.layer("image").committed())
+def _made_from(dataset: Dataset, layer: str, expected: str) -> dict[int, str]:
+    """The hash of the images that each shard of a layer was made from, for shards with the expected fingerprint."""
+    records = dataset.layer(layer).iter_records()
+    return {record.shard: record.inputs["image"].sha256 for record in records if record.fingerprint == expected}

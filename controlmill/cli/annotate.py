@@ -25,6 +25,6 @@ command = ConfigCommand(
 
     \b
     controlmill annotate DATASET --annotators canny
-    controlmill annotate DATASET --annotators canny --annotator-options canny.low_threshold=[50,120]
+    controlmill annotate DATASET --annotators canny --annotator-options 'canny.low_threshold=[50,120]'
     """,
 )

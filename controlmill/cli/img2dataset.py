@@ -108,6 +108,7 @@ DEFAULTS: dict[str, Any] = {
 """Every option of img2dataset 1.47.0 with its default, in its order."""
 
 NOTES: dict[str, str] = {
+    "url_list": "or `image_folder`, or `from_img2dataset`",
     "image_size": "another default: Stable Diffusion trains at 512; must be a multiple of `size_multiple` (64)",
     "resize_mode": "another default: `border` would bake white bars into the training images",
     "output_folder": "must be given",
@@ -117,7 +118,7 @@ NOTES: dict[str, str] = {
     "retries": "with exponential backoff, after 429, 5xx, timeouts and broken connections only",
     "input_format": "told from the file name unless given",
     "encode_quality": "the same for jpg and webp; for png 6 unless given",
-    "skip_reencode": "also upright, plain RGB and of the right size, or the image is encoded again",
+    "skip_reencode": "the bytes are kept only where the image is upright, plain RGB and of the right size",
     "max_shard_retry": "after a lost worker; a shard is never given up silently",
     "incremental_mode": "`extend` adds the new rows of a source that grew",
     "user_agent_token": "beside an honest `controlmill` User-Agent; img2dataset calls itself Firefox",

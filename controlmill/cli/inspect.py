@@ -24,6 +24,8 @@ _MAX_HOSTS = 10
 def print_survey(found: "Survey", console: Console) -> None:
     """Print a dataset: layers, what is incomplete, failures by reason and by host, flags."""
     planned = f"{found.num_planned_rows:,} rows planned in {found.num_planned_shards:,} shards"
+    if found.num_retry_rows:
+        planned += f", {found.num_retry_rows:,} of them to try a failed one again"
     state = "" if found.plan_complete else "; its source is not wholly planned"
     console.print(Text.assemble((found.dataset, "bold"), f"  {planned}{state}"), soft_wrap=True)
     console.print(_layers(found))

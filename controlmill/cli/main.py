@@ -81,3 +81,7 @@ def _explain(error: BaseException) -> int:
         message, code = "interrupted", InterruptedRunError.exit_code
     click.echo(f"error: {message}", err=True)
     return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

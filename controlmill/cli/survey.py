@@ -10,6 +10,7 @@ from storage.record import CommitRecord
 
 SOURCE = "source"
 IMAGE = "image"
+RETRY = "retry"
 
 
 @dataclass(slots=True)
@@ -34,6 +35,8 @@ class LayerSurvey:
     """Failed rows by reason."""
     flags: Counter[str] = field(default_factory=Counter)
     """Rows by flag column that is true."""
+    num_retry_rows: int = 0
+    """Rows of a source that `controlmill retry` planned."""
 
     def add(self, record: CommitRecord) -> None:
         """Count a committed shard."""
@@ -45,6 +48,8 @@ class LayerSurvey:
         self.inputs = sorted(record.inputs)
         self.reasons.update(record.reasons)
         self.flags.update(record.flags)
+        if record.unit.name == RETRY:
+            self.num_retry_rows += record.rows
 
 
 @dataclass(slots=True)
@@ -54,6 +59,8 @@ class Survey:
     dataset: str
     num_planned_shards: int
     num_planned_rows: int
+    num_retry_rows: int
+    """Planned rows that try a failed one again."""
     plan_complete: bool
     """Whether the whole source is planned."""
     options: dict[str, Any]
@@ -97,6 +104,7 @@ def survey(dataset: Dataset) -> Survey:
         dataset=dataset.uri,
         num_planned_shards=source.num_shards,
         num_planned_rows=source.num_rows,
+        num_retry_rows=source.num_retry_rows,
         plan_complete=bool(history) and history[-1].complete,
         options=description.options,
         layers=layers,

@@ -21,12 +21,15 @@ class Options(BaseModel):
 OptionsT = TypeVar("OptionsT", bound=Options)
 
 
-def validate(model: type[OptionsT], values: dict[str, Any]) -> OptionsT:
-    """Build `model` from plain values; raise `ConfigError` naming each offending field, its value and the cause."""
+def validate(model: type[OptionsT], values: dict[str, Any], prefix: str = "") -> OptionsT:
+    """Build `model` from plain values; raise `ConfigError` naming each offending field, its value and the cause.
+
+    `prefix` stands before the names where the model is a part of something larger: "annotator_options.canny.".
+    """
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("; ".join(_explain(item) for item in _causes(error))) from error
+        raise ConfigError("; ".join(prefix + _explain(item) for item in _causes(error))) from error
 
 
 def _causes(error: ValidationError) -> list[Any]:
@@ -66,7 +69,9 @@ def load_yaml(path: str) -> dict[str, Any]:
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: a config file is a mapping of option names to values, not a {type(values).__name__}")
+        raise ConfigError(
+            f"{path}: a config file is a mapping of option names to values, not a {type(values).__name__}"
+        )
     return {str(name).replace("-", "_"): value for name, value in values.items()}
 
 

@@ -73,14 +73,22 @@ class HttpServer:
 
     def __enter__(self) -> Self:
         started = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run(started)), name="http-server", daemon=True)
+        self._thread = threading.Thread(target=self._serve, args=(started,), name="http-server", daemon=True)
         self._thread.start()
         started.wait()
+        if not self.port:
+            raise RuntimeError("the test server could not bind to 127.0.0.1")
         return self
 
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
+
+    def _serve(self, started: threading.Event) -> None:
+        try:
+            asyncio.run(self._run(started))
+        finally:
+            started.set()
 
     async def _run(self, started: threading.Event) -> None:
         self._loop = asyncio.get_running_loop()

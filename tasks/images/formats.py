@@ -125,10 +125,10 @@ def _shallow(image: Image.Image, data: bytes, kind: Format) -> Image.Image:
 
 def _to_8_bits(deep: NDArray[Any]) -> Pixels:
     """uint16 grey, BGR or BGRA, in OpenCV's order, to uint8 grey, RGB or RGBA."""
-    flat = as_pixels(cv2.convertScaleAbs(deep, alpha=255 / 65535)).reshape(deep.shape)
+    flat: NDArray[Any] = as_pixels(cv2.convertScaleAbs(deep, alpha=255 / 65535)).reshape(deep.shape)
     if flat.ndim == 2:
         return flat
-    return as_pixels(cv2.cvtColor(flat, cv2.COLOR_BGRA2RGBA if flat.shape[2] == 4 else cv2.COLOR_BGR2RGB))
+    return as_pixels(cv2.cvtColor(flat, cv2.COLOR_BGRA2RGBA if flat.shape[-1] == 4 else cv2.COLOR_BGR2RGB))
 
 
 def _rgb(

@@ -17,17 +17,8 @@ _NO_SUCH_NAME = frozenset({socket.EAI_NONAME, socket.EAI_NODATA})
 
 _Kinds = type[Exception] | tuple[type[Exception], ...]
 
-_OF_THE_HOST = frozenset(
-    {
-        Reason.DNS,
-        Reason.CONNECTION,
-        Reason.TLS,
-        Reason.TIMEOUT,
-        Reason.TRUNCATED,
-        Reason.HTTP_429,
-        Reason.HTTP_5XX,
-    }
-)
+_OF_THE_NETWORK = frozenset({Reason.DNS, Reason.CONNECTION, Reason.TLS, Reason.TIMEOUT, Reason.TRUNCATED})
+_OF_THE_HOST = _OF_THE_NETWORK | {Reason.HTTP_429, Reason.HTTP_5XX}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +47,11 @@ class Failure:
     def blames_host(self) -> bool:
         """Whether the circuit breaker of the host counts it."""
         return self.reason in _OF_THE_HOST
+
+    @property
+    def is_of_network(self) -> bool:
+        """Whether it happened on the way, before there was an answer or in the middle of it."""
+        return self.reason in _OF_THE_NETWORK
 
 
 class ForbiddenAddressError(Exception):

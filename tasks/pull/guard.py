@@ -36,7 +36,7 @@ _METADATA = frozenset(
 class Lookup(Protocol):
     """Resolves names."""
 
-    async def __call__(self, host: str, port: int) -> list[str]:
+    async def __call__(self, host: str, port: int, /) -> list[str]:
         """The addresses of `host` as text; raises `socket.gaierror`."""
 
     def close(self) -> None:

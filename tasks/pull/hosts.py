@@ -159,14 +159,18 @@ class Hosts:
             self._hosts.pop(name, None)
 
     async def _wait_for_start(self, host: _Host) -> None:
-        now = self._clock.now()
-        if host.spacing_s:
-            start = max(now, host.next_start, host.hold_until)
+        """Wait until a hold is over, unless that takes too long, and for the next start that is not taken."""
+        while (left_s := host.hold_until - self._clock.now()) <= self._limits.max_hold_s:
+            if left_s > 0:
+                await self._clock.sleep(left_s)
+                continue
+            now = self._clock.now()
+            start = max(now, host.next_start)
             host.next_start = start + host.spacing_s
             if start > now:
                 await self._clock.sleep(start - now)
-        while 0 < (left := host.hold_until - self._clock.now()) <= self._limits.max_hold_s:
-            await self._clock.sleep(left)
+            if host.hold_until <= self._clock.now():
+                return
 
     def _is_forgettable(self, host: _Host) -> bool:
         if host.in_flight or host.waiting or host.failures:

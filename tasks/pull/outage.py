@@ -51,6 +51,9 @@ class Outage:
 
     Args:
         is_network_up: asks hosts that answered before (`tasks.pull.canary`); True as soon as one still does.
+
+    Attributes:
+        num_ended: outages that are over; a request during which it grew has failed for nothing.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class Outage:
         self._watch: asyncio.Task[None] | None = None
         self._back: asyncio.Future[None] | None = None
         self._down_since = 0.0
+        self.num_ended = 0
 
     @property
     def is_down(self) -> bool:
@@ -114,6 +118,7 @@ class Outage:
             log("network_is_back", after_s=round(self._clock.now() - self._down_since, 1))
             self._back.set_result(None)
             self._back = None
+            self.num_ended += 1
 
     def suspect(self, host: str) -> None:
         """A request failed in a way that the own network may have caused."""
@@ -125,7 +130,7 @@ class Outage:
     async def verdict(self) -> Verdict:
         """What to do with a row whose last request was `suspect`; raises `NetworkOutageError`."""
         if self._num_suspect == 0:
-            return Verdict.REAL if self._back is None else Verdict.AGAIN
+            return Verdict.REAL
         if self._back is not None and self._back.done():
             self._back.result()
         held: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()

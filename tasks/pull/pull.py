@@ -121,8 +121,14 @@ class Puller:
         while True:
             if not is_probe:
                 await self._outage.wait_until_back()
+            num_outages = self._outage.num_ended
             fetched, attempts = await self._pull_with_retries(url, is_probe=is_probe)
-            if not isinstance(fetched, Failure) or not fetched.is_suspect:
+            if not isinstance(fetched, Failure):
+                return fetched, attempts
+            is_probe = False
+            if fetched.is_of_network and num_outages != self._outage.num_ended:
+                continue
+            if not fetched.is_suspect:
                 return fetched, attempts
             verdict = await self._outage.verdict()
             if verdict is Verdict.REAL:

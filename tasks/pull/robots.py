@@ -115,17 +115,12 @@ class RobotsTxt:
         if isinstance(outcome, Answer):
             return self._parse(outcome.body, origin)
         status = outcome.http_status
-        if status is not None and status < 300:
-            return self._unreadable(outcome, origin)
         if status is None:
             if outcome.reason in (Reason.TIMEOUT, Reason.TRUNCATED):
                 return dataclasses.replace(outcome, message=f"{outcome.message} (asked for its robots.txt)")
             return outcome
         if 400 <= status < 500 and status != 429:
             return Rules()  # 2.3.1.3: "unavailable" allows all
-        return self._unreadable(outcome, origin)
-
-    def _unreadable(self, outcome: Failure, origin: str) -> Rules:
         # 2.3.1.4: "unreachable" forbids all; 429 says nothing about the rules either
         refusal = f"robots.txt of {URL(origin).host} could not be read ({outcome.message}), which forbids all"
         return Rules(refusal=refusal, until=self._clock.now() + self._ask_again_s)

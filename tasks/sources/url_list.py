@@ -127,9 +127,7 @@ class _Lines:
     def schema(self, file: BinaryIO, where: str) -> pa.Schema:
         """The schema of source shards: a list of lines has no column but the URL."""
         del file
-        Columns(self._columns.url, self._columns.caption, self._columns.expected_hash, self._columns.extra).check(
-            [self._columns.url], where
-        )
+        self._columns.check([self._columns.url], where)
         return source_schema()
 
     def iter_rows(self, file: BinaryIO, schema: pa.Schema, where: str) -> Iterator[pa.RecordBatch]:
@@ -163,7 +161,8 @@ class ParquetRows:
 
     @contextmanager
     def _parquet(self, file: BinaryIO, where: str) -> Iterator[pq.ParquetFile]:
-        if not isinstance(file, gzip.GzipFile):
+        opened: object = file
+        if not isinstance(opened, gzip.GzipFile):
             with naming(where):
                 parquet = pq.ParquetFile(file)
             yield parquet
@@ -171,7 +170,7 @@ class ParquetRows:
         # its footer is at the end, so a gzipped one is unzipped to the disk
         with tempfile.TemporaryFile(prefix="controlmill-") as unzipped:
             with naming(where):
-                shutil.copyfileobj(file, unzipped, 1024 * 1024)
+                shutil.copyfileobj(opened, unzipped, 1024 * 1024)
                 unzipped.seek(0)
                 parquet = pq.ParquetFile(unzipped)
             yield parquet

@@ -119,5 +119,5 @@ def test_defaults_are_the_same_unless_a_note_says_so() -> None:
             plain = (list(ours) or None) if isinstance(ours, tuple) else ours
             if plain != default:
                 differing.add(option)
-    assert differing - {"url_list"} <= set(NOTES)
+    assert differing <= set(NOTES)
     assert {"image_size", "resize_mode"} < differing

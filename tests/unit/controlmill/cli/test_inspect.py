@@ -23,6 +23,7 @@ FINGERPRINT = {"source": "a" * 64, "image": "b" * 64, "canny": "c" * 64}
 def commit(
     dataset: Dataset, layer: str, shard: int, num_rows: int, *, reasons: dict[str, int] | None = None,
     inputs: dict[str, LayerInput] | None = None, fingerprint: str | None = None, flags: dict[str, int] | None = None,
+    unit: str | None = None,
 ) -> str:  # fmt: skip
     schema = source_schema() if layer == "source" else layer_schema()
     reasons = reasons or {}
@@ -36,7 +37,7 @@ def commit(
                 num_bytes=written.num_bytes, sha256=written.sha256, inputs=inputs or {}, reasons=reasons,
                 fingerprint=fingerprint or FINGERPRINT[layer], flags=flags or {},
                 hosts={"a.example": reasons["timeout"]} if "timeout" in reasons else {},
-                unit=UnitDescription(name=layer, version="1"),
+                unit=UnitDescription(name=unit or layer, version="1"),
             )
         )  # fmt: skip
     return written.sha256
@@ -104,6 +105,15 @@ def test_text_fits_a_hundred_columns(dataset: Dataset) -> None:
     assert "3 20.0% timeout no connection" in text
     assert "3 a.example" in text
     assert "1 empty" in text
+
+
+def test_retries_are_told_apart(dataset: Dataset) -> None:
+    commit(dataset, "source", 4, 3, unit="retry")
+    found = survey(dataset)
+    assert (found.num_planned_rows, found.num_retry_rows) == (23, 3)
+    screen = io.StringIO()
+    print_survey(found, Console(file=screen, width=100))
+    assert "23 rows planned in 5 shards, 3 of them to try a failed one again" in " ".join(screen.getvalue().split())
 
 
 def test_a_folder_that_is_no_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

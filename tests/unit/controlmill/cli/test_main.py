@@ -15,7 +15,7 @@ HEAVY = ("ray", "prefect", "cv2", "pyarrow", "numpy", "PIL", "aiohttp", "torch",
 
 def run(*words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "controlmill.cli", *words], capture_output=True, text=True, check=False, env=env
+        [sys.executable, "-m", "controlmill.cli.main", *words], capture_output=True, text=True, check=False, env=env
     )
 
 
@@ -136,7 +136,7 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
     errors = tmp_path / "stderr"
     with errors.open("wb") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-m", "controlmill.cli", "build", "--help"], stdout=subprocess.PIPE, stderr=stderr
+            [sys.executable, "-m", "controlmill.cli.main", "build", "--help"], stdout=subprocess.PIPE, stderr=stderr
         )
         assert process.stdout is not None
         process.stdout.close()

@@ -1,0 +1,1 @@
+"""Annotators: units that make a condition map from every image, one file each."""

@@ -1,0 +1,162 @@
+"""What an annotator is: RGB images in, one map or one failure per image out, in the geometry of the image.
+
+The author of an annotator writes a class with a name, a version, options and `annotate`; batches, failures, timing and
+the checks of what comes out are done here. CONTRIBUTING.md has the five steps.
+"""
+
+import json
+import re
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from controlmill.config.base import Options
+from controlmill.reasons import Reason, RowFailure
+from tasks.images.types import Pixels
+
+Polarity = Literal["white_on_black", "black_on_white", "none"]
+
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What one worker of an annotator occupies."""
+
+    num_cpus: float = 1.0
+    num_gpus: float = 0.0
+    memory_bytes: int = 512 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """What an annotator made of one image."""
+
+    map: NDArray[np.uint8]
+    """uint8, (H, W) of one channel or RGB (H, W, 3); H and W are those of the image."""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """A value for each of the annotator's columns."""
+
+
+class Annotator(ABC):
+    """A unit in three moments: construct (cheap, picklable), `setup` once per worker, call with batches.
+
+    It knows nothing of the engine that runs it. One instance may be called by several threads.
+    """
+
+    name: ClassVar[str]
+    """Name of the layer, lower case: letters, digits and underscores."""
+    version: ClassVar[str]
+    """Raised when the same image and options give another map; layers of the old version are then made again."""
+    options_model: ClassVar[type[Options]]
+    """The options that `annotator_options.<name>` is checked against."""
+    resources: ClassVar[Resources] = Resources()
+    batch_size: ClassVar[int] = 1
+    """Images of one size that `annotate` is given at once at most."""
+    channels: ClassVar[Literal[1, 3]] = 1
+    polarity: ClassVar[Polarity] = "none"
+    flags: ClassVar[tuple[str, ...]] = ()
+    """Boolean columns that are counted in the commit record."""
+
+    def __init__(self, options: Options, seed: int = 0) -> None:
+        self.options = options
+        self.seed = seed
+        self._durations_s: list[float] = []
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        name = getattr(cls, "name", "")
+        if name and not _NAME.fullmatch(name):
+            raise TypeError(f"{cls.__name__}.name: {name!r} is not lower-case letters, digits and underscores")
+
+    @abstractmethod
+    def annotate(self, images: Sequence[Pixels], keys: Sequence[str]) -> Sequence[Annotation]:
+        """Make one annotation per image; all images of a call have the same size. May raise anything.
+
+        `keys` are the rows' keys, for what is drawn per row: from (seed, key), never from global state.
+        """
+
+    def setup(self, device: str = "cpu") -> None:
+        """Load weights, once per worker; `device` is as torch writes it ("cpu", "cuda:0")."""
+        # an annotator without weights has nothing to do here
+        del device
+
+    @classmethod
+    def columns(cls) -> list[pa.Field]:
+        """Columns of the layer beside the map, flags included."""
+        return [pa.field(flag, pa.bool_()) for flag in cls.flags]
+
+    @classmethod
+    def metadata(cls) -> dict[str, str]:
+        """What a reader of the layer must know to use the map, for the Parquet schema."""
+        order = "RGB" if cls.channels == 3 else "L"
+        return {"polarity": cls.polarity, "channels": str(cls.channels), "channel_order": order}
+
+    def recipe(self) -> dict[str, Any]:
+        """What the map depends on besides image, name and version, as plain JSON values."""
+        options: dict[str, Any] = json.loads(self.options.model_dump_json())
+        return {**options, "seed": self.seed}
+
+    def take_busy_s(self) -> float:
+        """Seconds spent in `annotate`, over all threads, since the last time this was asked."""
+        spent, self._durations_s = self._durations_s, []
+        return sum(spent)
+
+    def __call__(self, images: Sequence[Pixels], keys: Sequence[str]) -> list[Annotation | RowFailure]:
+        """Annotate RGB uint8 (H, W, 3) images of any sizes; one result per image, in order, failures as values."""
+        results: dict[int, Annotation | RowFailure] = {}
+        for batch in self._batches(images):
+            results.update(zip(batch, self._annotate_batch(images, keys, batch), strict=True))
+        return [results[index] for index in range(len(images))]
+
+    def _batches(self, images: Sequence[Pixels]) -> list[list[int]]:
+        """Indices of images of equal size, in batches."""
+        by_size: dict[tuple[int, ...], list[int]] = {}
+        for index, image in enumerate(images):
+            by_size.setdefault(image.shape, []).append(index)
+        step = self.batch_size
+        return [same[start : start + step] for same in by_size.values() for start in range(0, len(same), step)]
+
+    def _annotate_batch(
+        self, images: Sequence[Pixels], keys: Sequence[str], batch: list[int]
+    ) -> list[Annotation | RowFailure]:
+        started_s = time.perf_counter()
+        try:
+            made = self.annotate([images[index] for index in batch], [keys[index] for index in batch])
+        except MemoryError:
+            # the machine's trouble, not the image's
+            raise
+        except Exception as error:  # noqa: BLE001  one row's edge: the unit may be anybody's code
+            if len(batch) > 1:
+                # one of them spoils the batch: each by itself shows which
+                return [self._annotate_batch(images, keys, [index])[0] for index in batch]
+            return [_failure(error)]
+        finally:
+            self._durations_s.append(time.perf_counter() - started_s)
+        if len(made) != len(batch):
+            text = f"{self.name}: {len(made)} annotations of {len(batch)} images"
+            return [RowFailure(Reason.ANNOTATOR_ERROR, text)] * len(batch)
+        return [self._checked(one, images[index]) for one, index in zip(made, batch, strict=True)]
+
+    def _checked(self, made: Annotation, image: Pixels) -> Annotation | RowFailure:
+        expected = image.shape[:2] if self.channels == 1 else (*image.shape[:2], 3)
+        if made.map.shape != expected or made.map.dtype != np.uint8:
+            text = f"the map is {made.map.dtype} of shape {made.map.shape}, not uint8 of {expected} as its image has it"
+            return RowFailure(Reason.ANNOTATOR_ERROR, f"{self.name}: {text}")
+        names = {column.name for column in self.columns()}
+        if made.columns.keys() != names:
+            return RowFailure(
+                Reason.ANNOTATOR_ERROR,
+                f"{self.name}: columns {sorted(made.columns)}, not {sorted(names)} as it declares",
+            )
+        return made
+
+
+def _failure(error: Exception) -> RowFailure:
+    return RowFailure(Reason.ANNOTATOR_ERROR, f"{type(error).__name__}: {' '.join(str(error).split())}")

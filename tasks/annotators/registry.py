@@ -1,0 +1,95 @@
+"""Annotators by name: those that come with controlmill, those of installed packages, and one in a file of the user's.
+
+A package registers a class under the entry point group `controlmill.annotators`; a file is named `./file.py:Class`.
+"""
+
+import importlib
+import importlib.util
+import sys
+from hashlib import blake2b
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+from controlmill.config.base import validate
+from controlmill.errors import ConfigError
+from tasks.annotators.base import Annotator
+
+GROUP: Final = "controlmill.annotators"
+_BUILT_IN: Final = {"canny": "tasks.annotators.canny:Canny"}
+_RESERVED: Final = frozenset({"source", "image", "failures"})
+
+
+def names() -> list[str]:
+    """Names of all annotators that `create` knows, sorted; none of them is imported."""
+    return sorted({*_BUILT_IN, *(point.name for point in entry_points(group=GROUP))})
+
+
+def create(name: str, options: dict[str, Any], seed: int = 0) -> Annotator:
+    """Construct the annotator `name` with its options, not set up.
+
+    Raises:
+        ConfigError: there is no such annotator, it cannot be imported, or an option of it is wrong.
+    """
+    found = find(name)
+    return found(validate(found.options_model, options, prefix=f"annotator_options.{name}."), seed)
+
+
+def find(name: str) -> type[Annotator]:
+    """The class of an annotator.
+
+    Raises:
+        ConfigError: there is no such annotator, or it cannot be imported.
+    """
+    if ".py:" in name:
+        path, _, attribute = name.rpartition(":")
+        return _checked(name, getattr(_load_file(name, Path(path)), attribute, None))
+    points = [point for point in entry_points(group=GROUP) if point.name == name]
+    if name in _BUILT_IN:
+        if points:
+            raise ConfigError(f"annotators: {_package(points[0])} registers {name!r}, which controlmill has itself")
+        points = [EntryPoint(name, _BUILT_IN[name], GROUP)]
+    if not points:
+        raise ConfigError(f"annotators: there is no annotator {name!r}; there are {', '.join(names())}")
+    if len({point.value for point in points}) > 1:
+        raise ConfigError(f"annotators: {' and '.join(map(_package, points))} both register {name!r}; uninstall one")
+    try:
+        return _checked(name, points[0].load())
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"annotators: {name!r} of {_package(points[0])} cannot be imported: {error}") from error
+
+
+def _package(point: EntryPoint) -> str:
+    return point.dist.name if point.dist else point.value
+
+
+def _load_file(name: str, path: Path) -> ModuleType:
+    if not path.is_file():
+        raise ConfigError(f"annotators: {name!r}: there is no file {path}")
+    # the path is part of the module's name: two files may both be called annotator.py
+    module_name = f"controlmill_annotator_{blake2b(str(path.resolve()).encode(), digest_size=8).hexdigest()}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"annotators: {name!r}: {path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    # dataclasses and pickle look their module up by name
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        # running a user's file may raise anything, and it is the user's to mend
+        del sys.modules[module_name]
+        raise ConfigError(f"annotators: {name!r}: {path} fails: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _checked(name: str, found: object) -> type[Annotator]:
+    if not (isinstance(found, type) and issubclass(found, Annotator)):
+        raise ConfigError(f"annotators: {name!r} is not a subclass of tasks.annotators.base.Annotator")
+    missing = [field for field in ("name", "version", "options_model") if not hasattr(found, field)]
+    if missing or found.__abstractmethods__:
+        raise ConfigError(f"annotators: {name!r} lacks {', '.join([*missing, *sorted(found.__abstractmethods__)])}")
+    if found.name in _RESERVED:
+        raise ConfigError(f"annotators: {name!r} calls its layer {found.name!r}, which every dataset has already")
+    return found
