@@ -36,8 +36,10 @@ docs: $(VENV)/.installed  ## write the generated blocks and build the site into 
 	$(BIN)/python docs/generate.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
+# for the oldest Python that is supported: what needs a newer one is not chosen
 lock: $(VENV)/.pip  ## resolve all dependencies anew and write constraints.txt
-	$(PIP) install --quiet --dry-run --ignore-installed --report $(VENV)/report.json ".[s3,gcs]" --group dev --group demo --group docs
+	$(PIP) install --quiet --dry-run --ignore-installed --python-version 3.11.0 --only-binary=:all: \
+		--report $(VENV)/report.json ".[s3,gcs]" --group dev --group demo --group docs
 	$(BIN)/python .ci/constraints.py $(VENV)/report.json constraints.txt
 
 clean:  ## delete what the other targets wrote, except the virtual environment

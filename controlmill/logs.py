@@ -33,8 +33,8 @@ def _text(logger: WrappedLogger, name: str, event: EventDict) -> str:
     return " ".join(words)
 
 
-def configure(log_format: LogFormat = "text") -> None:
-    """Choose how events are written; called by the command line, once."""
+def configure(log_format: LogFormat = "text", *, only_warnings: bool = False) -> None:
+    """Choose how events are written, and whether only warnings are; called by the command line, once."""
     processors: list[Any] = [structlog.processors.add_log_level]
     if log_format == "json":
         processors += [structlog.processors.TimeStamper(fmt="iso"), structlog.processors.JSONRenderer()]
@@ -42,7 +42,7 @@ def configure(log_format: LogFormat = "text") -> None:
         processors.append(_text)
     structlog.configure(
         processors=processors,
-        wrapper_class=structlog.make_filtering_bound_logger("info"),
+        wrapper_class=structlog.make_filtering_bound_logger("warning" if only_warnings else "info"),
         logger_factory=lambda *_: _StderrLogger(),
         cache_logger_on_first_use=False,
     )

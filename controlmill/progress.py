@@ -85,7 +85,9 @@ class Tally:
         self._samples = deque([(self.clock(), 0, 0)])
 
     def plan(self, num_shards: int, num_rows: int, *, complete: bool) -> None:
-        """Take over the known totals."""
+        """Take over the known totals; the speed is measured from when there are rows."""
+        if not self.num_rows:
+            self._samples = deque([(self.clock(), 0, 0)])
         self.num_shards, self.num_rows, self.complete = num_shards, num_rows, complete
 
     def count(self, done: int, failed: Mapping[Reason, int]) -> None:

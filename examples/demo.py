@@ -1,7 +1,7 @@
 """`make demo`: serve generated and real pictures on this machine, build a dataset from their URLs, and look at it.
 
-Nothing is mocked: a real HTTP server (with a few bad apples), the real `controlmill build` with its Prefect flow on Ray,
-then `controlmill inspect`. Usage: python examples/demo.py [FOLDER]
+A real HTTP server (with a few bad apples), the real `controlmill build` with its Prefect flow on Ray, then
+`controlmill inspect`. Usage: python examples/demo.py [FOLDER]
 """
 
 import csv
@@ -45,11 +45,8 @@ def jpeg(pixels: np.ndarray | Image.Image, **options: object) -> bytes:
 
 
 def pictures() -> dict[str, tuple[bytes, str]]:
-    """File name to (bytes, caption): drawn discs, the photographs that scikit-image ships, and a few bad apples."""
+    """File name to (bytes, caption): the photographs that scikit-image ships, drawn discs, and a few bad apples."""
     files = {}
-    for index in range(NUM_DISCS):
-        pixels, prompt = disc(SEED, index)
-        files[f"discs/{index:04d}.jpg"] = (jpeg(pixels), prompt)
     folder = Path(skimage.data.__file__).parent
     for name, caption in PHOTOS.items():
         files[f"photos/{name}"] = ((folder / name).read_bytes(), caption)
@@ -58,6 +55,9 @@ def pictures() -> dict[str, tuple[bytes, str]]:
     sideways[0x0112] = 6  # the camera was held upright: viewers turn the picture by 90 degrees
     files["odd/sideways.jpg"] = (jpeg(coffee.rotate(90, expand=True), exif=sideways), "the coffee, stored sideways")
     files["odd/cmyk.jpg"] = (jpeg(coffee.convert("CMYK")), "the coffee, in the colours of a printer")
+    for index in range(NUM_DISCS):
+        pixels, prompt = disc(SEED, index)
+        files[f"discs/{index:04d}.jpg"] = (jpeg(pixels), prompt)
     files["bad/truncated.jpg"] = (jpeg(coffee)[:20_000], "half of a file")
     files["bad/page.jpg"] = (b"<!doctype html><title>Sign in</title>", "a web page with the name of a picture")
     return files

@@ -55,14 +55,18 @@ def no_usage_statistics() -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 
-def own_ray_token() -> None:
-    """Guard a Ray of this run's own with a token that only the run and its workers know, before Ray is imported.
+def own_ray_environment() -> None:
+    """Set what a Ray of this run's own reads from the environment, once, when it is imported.
 
-    Nobody else on the machine can hand code to it then, and no token is written to the user's home. Ray reads these
-    variables once, at import; where it is imported already it makes a token of its own.
+    A token that only the run and its workers know: nobody else on the machine can hand code to it, and none is written
+    to the user's home. Where Ray is imported already it makes one of its own.
     """
-    if "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
+    if "ray" in sys.modules:
+        return
+    if "RAY_AUTH_MODE" not in os.environ:
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(16))
+    # The switch that Ray has for other systems makes it keep to the loopback address here too.
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 
 @contextmanager
@@ -162,7 +166,7 @@ def ray_cluster(options: "EngineOptions") -> Iterator[int]:
     """
     no_usage_statistics()
     if options.ray_address is None:
-        own_ray_token()
+        own_ray_environment()
     import ray
 
     if ray.is_initialized():

@@ -1,6 +1,6 @@
 """What the dataset flows share: take shards as they are planned, find what each still needs, run it on Ray, count."""
 
-from collections import Counter
+from collections import Counter, deque
 from typing import Any
 
 import ray
@@ -17,7 +17,9 @@ from flows.report import BuildReport
 from flows.shard_tasks import annotate_shard, pull_shard
 from storage.dataset import Dataset
 from storage.record import CommitRecord
-from tasks.stages import Stages
+from tasks.stages import Stages, Work
+
+_LOOK_AHEAD = 64
 
 
 def make_shards(
@@ -29,16 +31,17 @@ def make_shards(
     first error of a shard; the others that are under way are cancelled, and nothing of them is committed.
     """
     planner.check(timeout_s=None)
-    work = _Work(dataset, options, planner, engine.processes_count or num_cpus)
+    jobs = _Jobs(dataset, options, planner, engine.processes_count or num_cpus)
     fan_out = FanOut(limit=engine.processes_count or num_cpus, max_retries=engine.max_shard_retry)
-    for ended in fan_out.run(work.next_job, lambda: planner.exhausted):
+    for ended in fan_out.run(jobs.next_job, lambda: jobs.exhausted):
         if ended is not None:
-            work.count(*ended)
-        work.show()
-    return work.report
+            jobs.count(*ended)
+        else:
+            jobs.show()
+    return jobs.report
 
 
-class _Work:
+class _Jobs:
     """The jobs of one run, and what became of them."""
 
     def __init__(self, dataset: Dataset, options: LayerOptions, planner: BackgroundPlanner, num_parallel: int) -> None:
@@ -48,32 +51,47 @@ class _Work:
         self._num_parallel = num_parallel
         self._stages = Stages(dataset, options)
         self._board: Any = ray.remote(Board).options(num_cpus=0, max_restarts=-1).remote()
+        self._lacking: deque[Work] = deque()
         self._num_shards = 0
         self._num_rows = 0
         self.report = BuildReport(dataset.uri)
 
     def next_job(self) -> Job | None:
         """The next shard that lacks something; None where none is planned yet."""
-        while (shard := self._planner.take()) is not None:
+        self._look_ahead()
+        if not self._lacking:
+            return None
+        work = self._lacking.popleft()
+        common = {"uri": self._dataset.uri, "shard": work.shard, "options": self._options, "board": self._board}
+        common["num_parallel"] = self._num_parallel
+        if work.pull:
+            return Job(work.shard, pull_shard, common)
+        return Job(work.shard, annotate_shard, {**common, "names": work.layers})
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether no job will come any more."""
+        return self._planner.exhausted and not self._lacking
+
+    def _look_ahead(self) -> None:
+        """Find out what the shards that are planned by now lack, some at a time, so that the totals are soon known."""
+        for _ in range(_LOOK_AHEAD):
+            shard = self._planner.take()
+            if shard is None:
+                return
             work = self._stages.missing(shard)
             if work is None:
                 self.report.num_shards_before += 1
-                continue
-            common = {"uri": self._dataset.uri, "shard": shard, "options": self._options, "board": self._board}
-            common["num_parallel"] = self._num_parallel
-            if work.pull and not isinstance(self._options, ShardOptions):
-                continue
-            self._num_shards += 1
-            self._num_rows += work.num_rows
-            if work.pull:
-                return Job(shard, pull_shard, common)
-            return Job(shard, annotate_shard, {**common, "names": work.layers})
-        return None
+            elif not work.pull or isinstance(self._options, ShardOptions):
+                self._lacking.append(work)
+                self._num_shards += 1
+                self._num_rows += work.num_rows
 
     def count(self, job: Job, records: list[CommitRecord]) -> None:
         """Take a shard's commit records into the report."""
         self.report.add(records[0])
         log("shard_written", shard=f"{job.shard:05d}", rows=records[0].rows, failed=sum(records[0].reasons.values()))
+        self.show()
         observer().shard_done(job.shard)
 
     def show(self) -> None:

@@ -1,5 +1,6 @@
 """What a run did, for the person who started it and for Prefect's page."""
 
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +21,9 @@ class BuildReport:
     """Rows tried in this run."""
     num_images: int = 0
     failed: Counter[Reason] = field(default_factory=Counter)
+    started_s: float = field(default_factory=time.monotonic)
     seconds: float = 0.0
+    """Seconds of work, the start of Ray and Prefect not included."""
     flow_run_url: str | None = None
 
     def add(self, record: CommitRecord) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from controlmill.config import AnnotateConfig, BuildConfig, EngineOptions, RetryConfig
 from controlmill.errors import InterruptedRunError
 from controlmill.progress import observer
-from flows.engines import RunServer, own_ray_token, prefect_server, ray_cluster
+from flows.engines import RunServer, own_ray_environment, prefect_server, ray_cluster
 from flows.session import session
 from storage.dataset import Dataset
 
@@ -66,7 +66,7 @@ def _engines(dataset: Dataset, plan: Callable[[], Iterable[int]], options: Engin
     with _interruptible(dataset), session(dataset, plan), prefect_server() as server:
         observer().message("starting Ray" if server is None else "starting Ray and a Prefect server")
         if options.ray_address is None:
-            own_ray_token()
+            own_ray_environment()
         # Importing Prefect takes a second or two, which fits into the start of Ray.
         importing = threading.Thread(target=lambda: __import__("prefect_ray"), daemon=True)
         importing.start()

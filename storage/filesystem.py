@@ -114,14 +114,19 @@ def reading(path: str) -> Iterator[None]:
 
 @contextmanager
 def remote_call(verb: str, path: str) -> Iterator[None]:
-    """The same for a remote file system, whose SDK raises errors of its own kinds; a missing file stays what it is."""
+    """The same for a remote file system, whose SDK raises errors of its own kinds.
+
+    A missing file stays FileNotFoundError, but for the verb "write": there it is the bucket that is missing.
+    """
     try:
         yield
-    except (FileNotFoundError, ControlmillError):
+    except ControlmillError:
         raise
     # every fsspec backend leaks exceptions of its SDK (botocore's NoCredentialsError is no OSError)
     except Exception as error:
-        kind = StorageWriteError if verb == "write" else StorageError
+        if isinstance(error, FileNotFoundError) and verb != "write":
+            raise
+        kind = StorageWriteError if verb in {"write", "delete"} else StorageError
         raise kind(f"cannot {verb} {redact(path)}: {one_line(error)}") from error
 
 

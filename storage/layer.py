@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from controlmill.errors import CorruptShardError
 from storage.filesystem import one_line, redact
+from storage.parquet import open_parquet
 from storage.record import CommitRecord, ShardStatus
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ class Layer:
             raise self._corrupt(shard, f"it has {entry.size} bytes, its commit record says {record.num_bytes}")
         with self._files.open(path) as source:
             try:
-                file = pq.ParquetFile(source)
+                file = open_parquet(source)
             except (pa.ArrowException, OSError) as error:
                 raise self._corrupt(shard, one_line(error)) from error
             if record is not None and file.metadata.num_rows != record.rows:

@@ -122,7 +122,7 @@ class RemoteFiles:
     def delete(self, path: str) -> None:
         """Delete a file; no error if it is not there."""
         try:
-            with remote_call("write", path):
+            with remote_call("delete", path):
                 self.fs.rm_file(path)
         except FileNotFoundError:
             return

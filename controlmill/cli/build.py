@@ -5,6 +5,7 @@ import click
 from controlmill.cli.running import running
 from controlmill.cli.settings import ConfigCommand
 from controlmill.config import BuildConfig
+from controlmill.logs import LogFormat
 
 CHANGED_DEFAULTS = {"image_size": "256", "resize_mode": "border"}
 """Defaults that differ from img2dataset's, and img2dataset's."""
@@ -20,12 +21,12 @@ def changed_defaults(config: BuildConfig) -> str | None:
     return f"note: using {used}, which is not img2dataset's default; {theirs} gives img2dataset's"
 
 
-def run(config: BuildConfig) -> None:
+def run(config: BuildConfig, log_format: LogFormat) -> None:
     """Say what differs from img2dataset, then build."""
     line = changed_defaults(config)
     if line is not None:
         click.echo(line, err=True)
-    with running(config.output_folder) as finished:
+    with running(config.output_folder, log_format) as finished:
         from flows.run import run_build
 
         finished(run_build(config))

@@ -36,8 +36,9 @@ def print_survey(found: "Survey", console: Console) -> None:
     if found.hosts:
         console.print(_counts("failed by host", dict(found.hosts.most_common(_MAX_HOSTS))))
     for layer in found.layers:
-        if layer.flags:
-            console.print(_counts(f"{layer.name}: rows with flag", layer.flags))
+        flags = {name: num for name, num in layer.flags.items() if num}
+        if flags:
+            console.print(_counts(f"{layer.name}: rows with flag", flags))
 
 
 def _table(*columns: tuple[str, bool]) -> Table:
@@ -55,10 +56,10 @@ def _layers(found: "Survey") -> Table:
     for layer in found.layers:
         complete = layer.num_shards - len(layer.stale_shards) == found.num_planned_shards
         shards = Text(f"{layer.num_shards:,}/{found.num_planned_shards:,}", style="" if complete else "yellow")
-        prints = ", ".join(print_[:12] for print_, _ in layer.fingerprints.most_common(2))
-        more = f" +{len(layer.fingerprints) - 2}" if len(layer.fingerprints) > 2 else ""
+        num_prints = len(layer.fingerprints)
+        prints = next(iter(layer.fingerprints))[:12] if num_prints == 1 else f"{num_prints:,} different"
         table.add_row(
-            layer.name, f"{layer.num_rows:,}", shards, _size(layer.num_bytes), prints + more, _unit(layer),
+            layer.name, f"{layer.num_rows:,}", shards, _size(layer.num_bytes), prints, _unit(layer),
             ", ".join(layer.inputs),
         )  # fmt: skip
     return table
@@ -80,7 +81,8 @@ def _incomplete(found: "Survey") -> list[str]:
             lines.append(
                 f"{layer.name}: shards of images that have changed: {ranges(layer.stale_shards)}; run {again} again"
             )
-        if len(layer.fingerprints) > 1:
+        # each shard of a source has its own: what its rows are
+        if len(layer.fingerprints) > 1 and layer.name != SOURCE:
             lines.append(f"{layer.name}: its shards were made in {len(layer.fingerprints)} ways; run {again} again")
     if found.num_planned_shards and IMAGE not in [layer.name for layer in found.layers]:
         lines.append("image: no shard is committed; run the same build again")

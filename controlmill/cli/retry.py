@@ -3,11 +3,12 @@
 from controlmill.cli.running import running
 from controlmill.cli.settings import ConfigCommand
 from controlmill.config import RetryConfig
+from controlmill.logs import LogFormat
 
 
-def run(config: RetryConfig) -> None:
+def run(config: RetryConfig, log_format: LogFormat) -> None:
     """Pull the failed rows again."""
-    with running(config.output_folder) as finished:
+    with running(config.output_folder, log_format) as finished:
         from flows.run import run_retry
 
         finished(run_retry(config))

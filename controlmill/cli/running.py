@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from controlmill import logs
 from controlmill.cli.progress import RichObserver
+from controlmill.logs import LogFormat
 from controlmill.progress import LogObserver, observe
 from controlmill.reasons import Reason
 
@@ -31,11 +33,16 @@ PASSING = frozenset(
 
 
 @contextmanager
-def running(dataset: str) -> Iterator[Callable[["BuildReport"], None]]:
-    """Show progress inside of the `with` block; call what it gives with the report, which is printed at its end."""
+def running(dataset: str, log_format: LogFormat) -> Iterator[Callable[["BuildReport"], None]]:
+    """Show progress inside of the `with` block; call what it gives with the report, which is printed at its end.
+
+    Progress is a display on a terminal, with warnings above it, and event lines elsewhere or where they are asked for.
+    """
     reports: list[BuildReport] = []
     console = Console(stderr=True)
-    if console.is_terminal:
+    on_terminal = console.is_terminal and log_format == "text"
+    logs.configure(log_format, only_warnings=on_terminal)
+    if on_terminal:
         with RichObserver(console) as display, observe(display):
             yield reports.append
     else:
@@ -54,8 +61,8 @@ def print_summary(report: "BuildReport", dataset: str, console: Console) -> None
     else:
         speed = report.num_images / report.seconds if report.seconds > 0 else 0.0
         say(
-            f"{report.num_rows:,} rows in {report.num_shards:,} shards, {report.seconds:,.1f} s: "
-            f"{report.num_images:,} images ({speed:,.1f} per second), {report.failed.total():,} failed",
+            f"{_counted(report.num_rows, 'row')} in {_counted(report.num_shards, 'shard')}, {report.seconds:,.1f} s: "
+            f"{_counted(report.num_images, 'image')} ({speed:,.1f} per second), {report.failed.total():,} failed",
             highlight=False,
         )
     if report.failed:
@@ -69,3 +76,7 @@ def print_summary(report: "BuildReport", dataset: str, console: Console) -> None
     if again:
         say(f"pull again:  controlmill retry {dataset} --reason {again}", highlight=False, soft_wrap=True)
     say(f"look at it:  controlmill inspect {dataset}", highlight=False, soft_wrap=True)
+
+
+def _counted(num: int, what: str) -> str:
+    return f"{num:,} {what}" if num == 1 else f"{num:,} {what}s"

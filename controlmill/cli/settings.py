@@ -1,18 +1,17 @@
 """What was typed to one validated configuration: YAML file < option=value < options."""
 
-import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import click
 
-from controlmill import logs
 from controlmill.cli.img2dataset import MISSING, refusals
 from controlmill.cli.options import CONTEXT_SETTINGS, OptionsCommand, field_options, missing_options, unknown_positional
 from controlmill.cli.values import is_unset, merge, read, shape_of
-from controlmill.config import Options, load_yaml, parse_overrides, validate
+from controlmill.config import Options, load_yaml, parse_overrides, unknown_option, validate
 from controlmill.errors import ConfigError
+from controlmill.logs import LogFormat
 
 OptionsT = TypeVar("OptionsT", bound=Options)
 
@@ -23,14 +22,20 @@ class ConfigCommand(OptionsCommand, Generic[OptionsT]):
     """A command that runs with one model of options."""
 
     def __init__(
-        self, name: str, model: type[OptionsT], run: Callable[[OptionsT], None], *, text: str, dataset: bool = False
+        self,
+        name: str,
+        model: type[OptionsT],
+        run: Callable[[OptionsT, LogFormat], None],
+        *,
+        text: str,
+        dataset: bool = False,
     ) -> None:
         """Make the command.
 
         Args:
             name: the word after `controlmill`.
             model: its options.
-            run: what it does, given the validated options.
+            run: what it does, given the validated options and how to log.
             text: its help.
             dataset: whether a positional DATASET stands for `output_folder`.
         """
@@ -52,15 +57,14 @@ class ConfigCommand(OptionsCommand, Generic[OptionsT]):
 
     def _start(
         self,
-        run: Callable[[OptionsT], None],
+        run: Callable[[OptionsT, LogFormat], None],
         words: Sequence[str],
-        log_format: logs.LogFormat,
+        log_format: LogFormat,
         given: Mapping[str, object],
         *,
         dataset: bool,
     ) -> None:
-        logs.configure(log_format)
-        run(assemble(self.model, words, given, dataset=dataset))
+        run(assemble(self.model, words, given, dataset=dataset), log_format)
 
 
 def general_options() -> list[click.Option]:
@@ -126,7 +130,7 @@ def _plain(model: type[Options], values: Mapping[str, Any]) -> dict[str, Any]:
         if name in missing:
             continue
         if name not in model.model_fields:
-            problems.append(_unknown(model, name))
+            problems.append(unknown_option(model, name))
             continue
         shape = shape_of(model.model_fields[name].annotation)
         parts = value if isinstance(value, tuple) else (value,)
@@ -144,8 +148,3 @@ def _together(parts: list[Any]) -> Any:
     for part in parts[1:]:
         result = merge(result, part) if isinstance(result, dict) and isinstance(part, dict) else part
     return result
-
-
-def _unknown(model: type[Options], name: str) -> str:
-    close = difflib.get_close_matches(name, model.model_fields, n=1)
-    return f"{name}: there is no such option" + (f"; did you mean {close[0]}?" if close else "")

@@ -1,6 +1,6 @@
 """The one source of configuration: command line, YAML files, Prefect parameters and reference docs come from here."""
 
-from controlmill.config.base import Options, load_yaml, parse_overrides, validate
+from controlmill.config.base import Options, load_yaml, parse_overrides, unknown_option, validate
 from controlmill.config.build import AnnotateConfig, BuildConfig, RetryConfig, ShardOptions
 from controlmill.config.engine import EngineOptions
 from controlmill.config.image import ImageOptions
@@ -21,5 +21,6 @@ __all__ = [
     "SourceOptions",
     "load_yaml",
     "parse_overrides",
+    "unknown_option",
     "validate",
 ]

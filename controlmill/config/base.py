@@ -29,7 +29,13 @@ def validate(model: type[OptionsT], values: dict[str, Any], prefix: str = "") ->
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("; ".join(prefix + _explain(item) for item in _causes(error))) from error
+        raise ConfigError("; ".join(prefix + _explain(item, model) for item in _causes(error))) from error
+
+
+def unknown_option(model: type[Options], name: str) -> str:
+    """What to say of an option that `model` does not have."""
+    close = difflib.get_close_matches(name, model.model_fields, n=1)
+    return f"{name}: there is no such option" + (f"; did you mean {close[0]}?" if close else "")
 
 
 def _causes(error: ValidationError) -> list[Any]:
@@ -42,10 +48,10 @@ def _causes(error: ValidationError) -> list[Any]:
     ]
 
 
-def _explain(item: Any) -> str:
+def _explain(item: Any, model: type[Options]) -> str:
     name = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
-        return f"{name}: there is no such option"
+        return unknown_option(model, name)
     message = item["msg"].removeprefix("Value error, ")
     if item["type"] == "missing" or not name:
         return f"{name}: {message}" if name else message

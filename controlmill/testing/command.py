@@ -69,9 +69,13 @@ class Command:
 
 
 def wait_gone(processes: Sequence[psutil.Process], timeout_s: float) -> list[psutil.Process]:
-    """Wait until the processes are gone; returns those that are not (zombies count as gone)."""
+    """Wait until the processes are gone; returns those that are not (zombies count as gone).
+
+    Ray's two agents are not waited for: when the driver is killed they try for a minute to tell a control store that is
+    dead too (process_watcher.py of Ray 2.60), idle, and write nothing of ours.
+    """
     deadline_s = time.monotonic() + timeout_s
-    alive = list(processes)
+    alive = [process for process in processes if not _is_agent(process)]
     while alive and time.monotonic() < deadline_s:
         alive = [process for process in alive if _is_alive(process)]
         time.sleep(_POLL_S)
@@ -92,6 +96,13 @@ def _is_busy_worker(process: psutil.Process) -> bool:
     except psutil.Error:
         return False
     return name.startswith("ray::") and "IDLE" not in name and "Board" not in name
+
+
+def _is_agent(process: psutil.Process) -> bool:
+    try:
+        return "Agent" in " ".join(process.cmdline())
+    except psutil.Error:
+        return False
 
 
 def _is_alive(process: psutil.Process) -> bool:

@@ -96,9 +96,15 @@ def huge_png() -> bytes:
 @cache
 def gzip_bomb(num_bytes: int = 96 * 1024 * 1024) -> bytes:
     """Gzip data of about a thousandth of the `num_bytes` zeros that it becomes."""
-    packer = zlib.compressobj(6, zlib.DEFLATED, 31)
-    blocks = [packer.compress(_BLOCK) for _ in range(num_bytes // len(_BLOCK))]
-    return b"".join([*blocks, packer.flush()])
+    packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    # a full flush forgets what came before, so the same compressed block can be repeated
+    block = packer.compress(_BLOCK) + packer.flush(zlib.Z_FULL_FLUSH)
+    num_blocks = num_bytes // len(_BLOCK)
+    checksum = 0
+    for _ in range(num_blocks):
+        checksum = zlib.crc32(_BLOCK, checksum)
+    trailer = struct.pack("<II", checksum, num_blocks * len(_BLOCK))
+    return b"\x1f\x8b\x08\0\0\0\0\0\x02\xff" + block * num_blocks + packer.flush() + trailer
 
 
 def _png(width: int, height: int, pixels: bytes) -> bytes:

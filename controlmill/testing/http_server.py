@@ -99,6 +99,8 @@ class HttpServer:
         started.set()
         await self._stop.wait()
         server.close()
+        # connections that the kernel had accepted in this moment become conversations first
+        await asyncio.sleep(0.01)
         for conversation in self._conversations:
             conversation.cancel()
         await asyncio.gather(*self._conversations, return_exceptions=True)

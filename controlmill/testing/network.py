@@ -5,7 +5,6 @@ import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-
 _TURNS = 10
 
 

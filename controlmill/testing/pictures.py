@@ -124,6 +124,17 @@ def ycck_jpeg(pixels: Pixels) -> bytes:
     return data[:at] + b"\x02" + data[at + 1 :]
 
 
+def odd_jpeg() -> bytes:
+    """A grey JPEG of 16x16 whose channels are sampled 2x2, 2x1 and 1x1: legal, and unknown to TurboJPEG's list."""
+    data = bytearray(save(np.full((16, 16, 3), 128, np.uint8), "JPEG", keep_rgb=True))
+    frame, scan = data.index(b"\xff\xc0"), data.index(b"\xff\xda")
+    data[frame + 11 : frame + 20 : 3] = bytes((0x22, 0x21, 0x11))
+    # a block of zeros is 00 (no difference) 1010 (end of block); seven of them, then ones to the end of the byte
+    bits = "001010" * 7 + "111111"
+    pixels = int(bits, 2).to_bytes(len(bits) // 8)
+    return bytes(data[: scan + 14]) + pixels + b"\xff\xd9"
+
+
 def without_segment(data: bytes, marker: int) -> bytes:
     """A JPEG without its first segment of this marker."""
     at = data.index(bytes((0xFF, marker)))

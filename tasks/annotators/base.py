@@ -8,7 +8,7 @@ import json
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -110,15 +110,23 @@ class Annotator(ABC):
 
     def __call__(self, images: Sequence[Pixels], keys: Sequence[str]) -> list[Annotation | RowFailure]:
         """Annotate RGB uint8 (H, W, 3) images of any sizes; one result per image, in order, failures as values."""
-        results: dict[int, Annotation | RowFailure] = {}
-        for batch in self._batches(images):
+        results: dict[int, Annotation | RowFailure] = {
+            index: RowFailure(
+                Reason.ANNOTATOR_ERROR, f"the image is {image.dtype} of shape {image.shape}, not RGB uint8 (H, W, 3)"
+            )
+            for index, image in enumerate(images)
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3
+        }
+        for batch in self._batches(images, results):
             results.update(zip(batch, self._annotate_batch(images, keys, batch), strict=True))
         return [results[index] for index in range(len(images))]
 
-    def _batches(self, images: Sequence[Pixels]) -> list[list[int]]:
+    def _batches(self, images: Sequence[Pixels], refused: Collection[int]) -> list[list[int]]:
         """Indices of images of equal size, in batches."""
         by_size: dict[tuple[int, ...], list[int]] = {}
         for index, image in enumerate(images):
+            if index in refused:
+                continue
             by_size.setdefault(image.shape, []).append(index)
         step = self.batch_size
         return [same[start : start + step] for same in by_size.values() for start in range(0, len(same), step)]

@@ -1,7 +1,6 @@
 """Bytes to pixels: refused by the header where they must be, else decoded once."""
 
 from dataclasses import dataclass
-from typing import Final
 
 import cv2
 import numpy as np
@@ -12,12 +11,10 @@ from controlmill.reasons import Reason, RowFailure
 from tasks.images.color import srgb_transform
 from tasks.images.exif import exif_json, orientation, upright
 from tasks.images.formats import Picture, decode_picture, header_size
-from tasks.images.jpeg import Markers, dct_factor, decode_jpeg, read_markers
+from tasks.images.jpeg import dct_factor, decode_jpeg, is_simple, read_markers
 from tasks.images.plan import plan_resize
 from tasks.images.sniff import Format, image_format, looks_like
 from tasks.images.types import Pixels
-
-_JPEG_CHANNELS: Final = (1, 3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +57,8 @@ def decode_stored(encoded: bytes) -> Pixels:
     Raises:
         ValueError: these bytes are not such an image.
     """
-    if image_format(encoded) == "jpg":
-        return decode_jpeg(encoded, 0, 0, 1)
+    if image_format(encoded) == "jpg" and is_simple(markers := read_markers(encoded)):
+        return decode_jpeg(encoded, (markers.width, markers.height))
     pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR_RGB)
     if pixels is None:
         raise ValueError(f"not a stored image, but {looks_like(encoded)}")
@@ -75,25 +72,20 @@ def _decode_jpeg(data: bytes, options: ImageOptions) -> Decoded | RowFailure:
     refused = check_size(width, height, options)
     if refused:
         return refused
-    if not _is_simple(markers):
-        picture = decode_picture(data, "jpg", options.background_color, adobe=markers.adobe)
+    # a grey picture with a profile needs its own way to sRGB
+    if not is_simple(markers) or (markers.num_channels == 1 and markers.profile):
+        picture = decode_picture(data, "jpg", options, adobe=markers.adobe)
         return _decoded(picture, (width, height), "jpg", options)
     plan = plan_resize(width, height, options)
     if isinstance(plan, RowFailure):
         return plan
     needed = (plan.height, plan.width) if turned > 4 else (plan.width, plan.height)
     factor = dct_factor(markers.width, markers.height, needed) if plan.smooth else 1
-    pixels = upright(decode_jpeg(data, markers.width, markers.height, factor), turned)
+    pixels = upright(decode_jpeg(data, (markers.width, markers.height), factor), turned)
     transform = srgb_transform(markers.profile, "RGB") if markers.profile and markers.num_channels == 3 else None
     plain = turned == 1 and transform is None and markers.num_channels == 3
     exif = exif_json(markers.exif) if options.extract_exif else None
     return Decoded(pixels, width, height, "jpg", exif, transform, plain)
-
-
-def _is_simple(markers: Markers) -> bool:
-    """Whether libjpeg-turbo gives RGB8 by itself: not CMYK, and not grey by a profile of its own."""
-    grey_by_profile = markers.num_channels == 1 and markers.profile is not None
-    return markers.num_channels in _JPEG_CHANNELS and markers.bits == 8 and not grey_by_profile
 
 
 def _decode_other(data: bytes, kind: Format, options: ImageOptions) -> Decoded | RowFailure:
@@ -101,7 +93,7 @@ def _decode_other(data: bytes, kind: Format, options: ImageOptions) -> Decoded |
     refused = check_size(*header_size(data, kind), options)
     if refused:
         return refused
-    picture = decode_picture(data, kind, options.background_color)
+    picture = decode_picture(data, kind, options)
     height, width = picture.pixels.shape[:2]
     return _decoded(picture, (width, height), kind, options)
 

@@ -23,6 +23,8 @@ _LEFT_OUT: Final = frozenset(
     {_EXIF_IFD, _GPS_IFD, 0xA005, 0x927C, 0x0111, 0x0117, 0x0144, 0x0145, 0x0201, 0x0202, 0x8773}
 )
 _FORMATS: Final = {1: "B", 2: "s", 3: "H", 4: "I", 5: "II", 6: "b", 7: "s", 8: "h", 9: "i", 10: "ii", 11: "f", 12: "d"}
+# XPTitle to XPSubject, which the Windows explorer writes
+_WINDOWS_TEXT: Final = range(0x9C9B, 0x9CA0)
 _MAX_NUM_ENTRIES = 512
 _MAX_NUM_VALUES = 64
 _MAX_TEXT_BYTES = 4096
@@ -115,10 +117,13 @@ def _values(exif: bytes, order: str, entry: _Entry) -> tuple[int, ...]:
 
 
 def _text(exif: bytes, order: str, entry: _Entry) -> str | None:
-    if entry.kind in (2, 7):
+    if entry.kind in (2, 7) or (entry.kind == 1 and entry.num_values > 4):
         raw = exif[entry.at : entry.at + min(entry.num_values, _MAX_TEXT_BYTES)]
-        text = raw.decode("utf-8", errors="replace") if entry.kind == 2 else _undefined(raw)
-        return text.split("\x00", 1)[0].strip() if entry.kind == 2 else text
+        if entry.kind == 2:
+            return raw.decode("utf-8", errors="replace").split("\x00", 1)[0].strip()
+        return (
+            raw.decode("utf-16-le", errors="replace").strip("\x00") if entry.tag in _WINDOWS_TEXT else _undefined(raw)
+        )
     if not 0 < entry.num_values <= _MAX_NUM_VALUES:
         return None
     values = struct.unpack_from(order + _FORMATS[entry.kind] * entry.num_values, exif, entry.at)

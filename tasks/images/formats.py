@@ -20,6 +20,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from controlmill.config.image import ImageOptions
 from tasks.images.color import apply, srgb_transform
 from tasks.images.exif import orientation, upright
 from tasks.images.sniff import Format
@@ -84,8 +85,8 @@ def _webp_size(data: bytes) -> tuple[int, int]:
     raise ValueError(f"a WebP file starts with VP8, VP8L or VP8X, not {chunk!r}")
 
 
-def decode_picture(data: bytes, kind: Format, background: Color, *, adobe: bool = True) -> Picture:
-    """Decode with Pillow: the first frame, upright, RGB, transparent parts over `background`.
+def decode_picture(data: bytes, kind: Format, options: ImageOptions, *, adobe: bool = True) -> Picture:
+    """Decode with Pillow: the first frame, upright, RGB, transparent parts over the background colour.
 
     `adobe` says whether a CMYK JPEG is stored inverted, as Adobe does.
 
@@ -93,6 +94,9 @@ def decode_picture(data: bytes, kind: Format, background: Color, *, adobe: bool 
         Exception: what Pillow's plugins meet in a damaged file is of any kind.
     """
     with _PLUGINS[kind](BytesIO(data)) as image:
+        # a GIF's frame may be larger than its header says
+        if image.width * image.height > options.max_source_pixels:
+            raise ValueError(f"a frame of {image.width}x{image.height} in a smaller picture")
         image.load()
         exif = image.info.get("exif")
         turned = 1
@@ -103,7 +107,7 @@ def decode_picture(data: bytes, kind: Format, background: Color, *, adobe: bool 
         if kind == "tiff":
             # Pillow has turned it already; the file itself is the structure that EXIF borrowed
             exif, turned, plain = data, 1, False
-        pixels, transform, opaque = _rgb(_shallow(image, data, kind), background, adobe=adobe)
+        pixels, transform, opaque = _rgb(_shallow(image, data, kind), options.background_color, adobe=adobe)
     return Picture(upright(pixels, turned), transform, exif, plain and opaque and transform is None)
 
 

@@ -54,9 +54,12 @@ def looks_like(data: bytes) -> str:
 
 
 def _text(start: bytes) -> str | None:
-    # a multi-byte character may be cut at the end of the sample
-    text = start.decode("utf-8", errors="ignore").lstrip("\ufeff \t\r\n").lower()
-    if b"\x00" in start or len(text) < 0.7 * len(start.strip()):
+    text = start.decode("utf-8", errors="ignore").lstrip("\ufeff").lower().strip()
+    # the last character of the sample may be cut off
+    if (
+        len(start.decode("utf-8", errors="ignore").encode()) < len(start) - 3
+        or not " ".join(text.split()).isprintable()
+    ):
         return None
     for mark, name in _MARKS:
         if mark in text:

@@ -22,7 +22,8 @@ from tasks.pull.statistics import PullStatistics
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _DNS_CACHE_S = 300
-_KEEP_ALIVE_S = 5.0
+# the next request to a host that has more comes at once; a host that has not should not cost memory for long
+_KEEP_ALIVE_S = 2.0
 
 Check = Callable[[CIMultiDictProxy[str]], Failure | None]
 

@@ -22,7 +22,7 @@ MAX_CRAWL_DELAY_S = 30.0
 """Longest Crawl-delay that is kept; a host that asks for more is not pulled from, a shard would never end."""
 _MAX_REDIRECTS = 5
 _MAX_CACHED_CHARS = 4 * 1024 * 1024
-_MAX_CACHED = 16_384
+_MAX_CACHED = 4096
 
 Get = Callable[[URL, bool], Awaitable[Answer | Failure]]
 

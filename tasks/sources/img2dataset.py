@@ -10,13 +10,13 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import structlog
 
 from controlmill.config.source import SourceOptions
 from controlmill.errors import SourceMissingError
 from storage.description import SourceFile
 from storage.filesystem import Entry, open_files, redact
+from storage.parquet import open_parquet
 from tasks.sources.image_folder import IMAGE_SUFFIXES
 from tasks.sources.location import Location
 from tasks.sources.rows import ROWS_PER_BATCH, Columns, naming, projected, row_batch, schema_of, stored_type
@@ -73,7 +73,7 @@ class Img2dataset:
         found = self._kinds[name]
         if ".parquet" in found:
             with naming(self._where(name)), self._files.open(f"{self._root}/{name}.parquet") as file:
-                columns = pq.ParquetFile(file).schema_arrow
+                columns = open_parquet(file).schema_arrow
             self._columns.check(columns.names, self._where(name))
             return schema_of(self._columns, columns)
         first = next(self._iter_sidecars(name), None)
@@ -90,7 +90,7 @@ class Img2dataset:
         where = self._where(name)
         locate = self._locator(name)
         with naming(where), self._files.open(f"{self._root}/{name}.parquet") as file:
-            parquet = pq.ParquetFile(file)
+            parquet = open_parquet(file)
             names = parquet.schema_arrow.names
             self._columns.check(names, where)
             wanted = [*self._columns.names, *(extra for extra in ("key", "caption", "status") if extra in names)]

@@ -1,10 +1,12 @@
 """Rows of JSON: one object per line, or one array of objects, never wholly in memory."""
 
+import gzip
+import io
 import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import ijson  # type: ignore[import-untyped]
 import pyarrow as pa
@@ -77,9 +79,13 @@ def _iter_batches(file: BinaryIO, where: str) -> Iterator[_Batch]:
 
 def _iter_lines(file: BinaryIO, where: str) -> Iterator[_Batch]:
     first = 1
+    # lines of a remote file are cut in Python, unless something buffers it
+    buffered: Any = (
+        file if isinstance(file, io.BufferedReader | gzip.GzipFile) else io.BufferedReader(cast("Any", file))
+    )
     while True:
         with naming(where):
-            lines = list(itertools.islice(file, ROWS_PER_BATCH))
+            lines = list(itertools.islice(buffered, ROWS_PER_BATCH))
         if not lines:
             return
         if first == 1:

@@ -5,12 +5,12 @@ from collections import OrderedDict, deque
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from controlmill.config.pull import PullOptions
 from controlmill.errors import StorageError
 from controlmill.reasons import Reason, RowFailure
 from storage.filesystem import one_line, open_files, redact
+from storage.parquet import open_parquet
 from tasks.sources.location import Location
 
 _ROWS_PER_READ = 64
@@ -36,7 +36,7 @@ class LocalReader:
             data = self._parquet_value(place) if place.row is not None else self._file_range(place)
         except FileNotFoundError:
             return RowFailure(Reason.FILE_MISSING, f"{redact(place.path)}: there is no such file")
-        except (StorageError, OSError, pa.ArrowException, KeyError) as error:
+        except (StorageError, OSError, pa.ArrowException) as error:
             return RowFailure(Reason.FILE_MISSING, f"{redact(place.path)}: cannot be read: {one_line(error)}")
         if data is None:
             return RowFailure(Reason.FILE_MISSING, f"{redact(place.path)}: there is no image in row {place.row}")
@@ -70,9 +70,9 @@ class _ParquetColumn:
     def __init__(self, path: str, column: str) -> None:
         files, local = open_files(path)
         source = local if files.is_local else files.open(local)
-        self._file = pq.ParquetFile(source, buffer_size=1024 * 1024)
+        self._file = open_parquet(source)
         if column not in self._file.schema_arrow.names:
-            raise KeyError(f"no column {column!r}")
+            raise StorageError(f"it has no column {column!r}")
         self._column = column
         self._window: deque[tuple[int, pa.Array]] = deque(maxlen=_READS_KEPT)
         self._batches: Any = iter(())

@@ -8,7 +8,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as arrow_csv
 
-from controlmill.errors import SourceMissingError
 from tasks.sources.rows import Columns, naming, projected, row_batch, schema_of
 
 _BLOCK_BYTES = 4 * 1024 * 1024
@@ -57,13 +56,13 @@ class Table:
 
     def schema(self, file: BinaryIO, where: str) -> pa.Schema:
         """The schema of source shards; raises SourceMissingError where a column is not in the header."""
-        with naming(where):
-            names = self._header(file)
-        self._columns.check(names, where)
+        self._check_header(file, where)
         return schema_of(self._columns, pa.schema([pa.field(name, pa.string()) for name in self._columns.names]))
 
     def iter_rows(self, file: BinaryIO, schema: pa.Schema, where: str) -> Iterator[pa.RecordBatch]:
         """Yield the rows; `file` is at its beginning."""
+        if not self._check_header(file, where):
+            return
         names = self._columns.names
         convert = arrow_csv.ConvertOptions(
             include_columns=names,
@@ -73,11 +72,7 @@ class Table:
             quoted_strings_can_be_null=False,
         )
         with naming(where):
-            if not file.read(1):
-                return
-            file.seek(0)
             reader = self._open(file, convert)
-        self._columns.check(reader.schema.names, where)
         while True:
             try:
                 with naming(where):
@@ -86,15 +81,16 @@ class Table:
                 return
             yield projected(batch, self._columns, schema, where)
 
-    def _header(self, file: BinaryIO) -> list[str]:
-        if not file.read(1):
-            return []
-        file.seek(0)
-        return list(self._open(file, arrow_csv.ConvertOptions()).schema.names)
+    def _check_header(self, file: BinaryIO, where: str) -> bool:
+        """Whether there is anything in the file; if so, the header has all columns."""
+        with naming(where):
+            if b"\n" not in file.read(_BLOCK_BYTES):  # nothing, or a header and no row
+                return False
+            names = self._open(file, arrow_csv.ConvertOptions()).schema.names
+        self._columns.check(names, where)
+        return True
 
     def _open(self, file: BinaryIO, convert: arrow_csv.ConvertOptions) -> arrow_csv.CSVStreamingReader:
+        file.seek(0)
         read = arrow_csv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=False)
-        try:
-            return arrow_csv.open_csv(file, read_options=read, parse_options=self._parse, convert_options=convert)
-        except KeyError as error:
-            raise SourceMissingError(f"has no column {error}") from error
+        return arrow_csv.open_csv(file, read_options=read, parse_options=self._parse, convert_options=convert)

@@ -14,6 +14,7 @@ from controlmill.config.source import SourceOptions
 from controlmill.errors import SourceMissingError
 from storage.description import SourceFile
 from storage.filesystem import Entry, open_files, redact
+from storage.parquet import open_parquet
 from storage.schema import source_schema
 from tasks.sources.json_rows import JsonRows
 from tasks.sources.rows import ROWS_PER_BATCH, Columns, naming, projected, schema_of
@@ -164,7 +165,7 @@ class ParquetRows:
         opened: object = file
         if not isinstance(opened, gzip.GzipFile):
             with naming(where):
-                parquet = pq.ParquetFile(file)
+                parquet = open_parquet(file)
             yield parquet
             return
         # its footer is at the end, so a gzipped one is unzipped to the disk
@@ -172,7 +173,7 @@ class ParquetRows:
             with naming(where):
                 shutil.copyfileobj(opened, unzipped, 1024 * 1024)
                 unzipped.seek(0)
-                parquet = pq.ParquetFile(unzipped)
+                parquet = open_parquet(unzipped)
             yield parquet
 
 

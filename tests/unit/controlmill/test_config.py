@@ -28,6 +28,7 @@ GIVEN = {"url_list": "urls.txt", "output_folder": "out"}
         ({"url_list": None}, "got none"),
         ({"output_folder": ""}, "output_folder: String should have at least 1 character"),
         ({"colour": 1}, "colour: there is no such option"),
+        ({"image_sise": 1}, "image_sise: there is no such option; did you mean image_size?"),
     ],
 )
 def test_refused_with_the_name_of_the_field(values: dict[str, object], message: str) -> None:

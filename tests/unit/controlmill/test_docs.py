@@ -10,8 +10,10 @@ import pytest
 import yaml
 
 from controlmill.cli.main import COMMANDS
+from controlmill.cli.settings import assemble
 from controlmill.config import AnnotateConfig, BuildConfig, RetryConfig
 from controlmill.reasons import Reason
+from tasks.annotators.registry import create
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -73,6 +75,13 @@ def test_options_in_prose_exist() -> None:
         prose = re.sub(r"<!-- generated: (\S+) -->.*?<!-- end of \1 -->", "", page.read_text(), flags=re.DOTALL)
         for name in re.findall(r"(?<![\w-])--([a-z][a-z0-9_-]+)", prose):
             assert name.replace("-", "_") in known | others | theirs, f"{page.name}: --{name}"
+
+
+def test_the_example_configuration_is_valid() -> None:
+    config = assemble(BuildConfig, [str(ROOT / "examples" / "dataset.yaml"), "image_size=512"], {})
+    assert config.image_size == 512
+    canny = create("canny", config.annotator_options["canny"], config.seed)
+    assert canny.recipe() == {"low_threshold": [50, 120], "high_threshold": [150, 250], "seed": 0}
 
 
 def test_every_page_is_in_the_navigation() -> None:

@@ -1,6 +1,9 @@
 """What is declared, pinned and published agrees with itself."""
 
+import json
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -57,3 +60,18 @@ def test_the_changelog_knows_the_version() -> None:
     from controlmill import __version__
 
     assert re.search(rf"^## {re.escape(__version__)}\b", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+
+
+def test_constraints_are_written_from_names_and_versions_only(tmp_path: Path) -> None:
+    place = {"url": "file:///somewhere/b_c-1.0-py3-none-any.whl"}
+    items = [("b_c", "1.0"), ("A", "2.1+local"), ("controlmill", "0.1.0")]
+    report = {
+        "install": [{"metadata": {"name": name, "version": version}, "download_info": place} for name, version in items]
+    }
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    target = tmp_path / "constraints.txt"
+    command = [sys.executable, str(ROOT / ".ci" / "constraints.py"), str(tmp_path / "report.json"), str(target)]
+    subprocess.run(command, check=True)
+    header, *lines = target.read_text().splitlines()
+    assert header.startswith("#")
+    assert lines == ["A==2.1+local", "b_c==1.0"]

@@ -20,9 +20,12 @@ class Clock:
 def test_speed_and_time_left() -> None:
     clock = Clock()
     tally = Tally(clock)
+    clock.now += 25  # what starts before there are rows does not count
     assert tally.speed() == (0.0, 0.0)
     tally.plan(2, 1000, complete=False)
-    clock.now += 10
+    clock.now += 5
+    tally.plan(2, 1000, complete=False)
+    clock.now += 5
     tally.count(200, {Reason.TIMEOUT: 50})
     assert tally.speed() == (20.0, 15.0)
     assert tally.seconds_left() is None

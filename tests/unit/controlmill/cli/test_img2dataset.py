@@ -12,7 +12,8 @@ from controlmill.errors import ConfigError
 
 def parsed(words: str) -> BuildConfig:
     caught: list[BuildConfig] = []
-    ConfigCommand("build", BuildConfig, caught.append, text="").main(shlex.split(words), standalone_mode=False)
+    command = ConfigCommand("build", BuildConfig, lambda config, _: caught.append(config), text="")
+    command.main(shlex.split(words), standalone_mode=False)
     return caught[0]
 
 

@@ -57,7 +57,14 @@ def dataset(tmp_path: Path) -> Dataset:
         commit(made, "image", 2, 4, reasons={"timeout": 1}),
     ]
     image = FINGERPRINT["image"]
-    commit(made, "canny", 0, 5, inputs={"image": LayerInput(fingerprint=image, sha256=hashes[0])}, flags={"empty": 1})
+    commit(
+        made,
+        "canny",
+        0,
+        5,
+        inputs={"image": LayerInput(fingerprint=image, sha256=hashes[0])},
+        flags={"empty": 1, "grey": 0},
+    )
     commit(made, "canny", 1, 2, inputs={"image": LayerInput(fingerprint=image, sha256="0" * 64)}, fingerprint="d" * 64)
     return made
 
@@ -71,7 +78,7 @@ def test_survey(dataset: Dataset) -> None:
     assert (canny.num_rows, canny.missing_shards, canny.stale_shards) == (7, [2, 3], [1])
     assert dict(canny.fingerprints) == {"c" * 64: 1, "d" * 64: 1}
     assert canny.inputs == ["image"]
-    assert dict(canny.flags) == {"empty": 1}
+    assert dict(canny.flags) == {"empty": 1, "grey": 0}
     assert dict(found.reasons) == {"timeout": 3, "http_404": 1}
     assert dict(found.hosts) == {"a.example": 3}
 
@@ -105,6 +112,8 @@ def test_text_fits_a_hundred_columns(dataset: Dataset) -> None:
     assert "3 20.0% timeout no connection" in text
     assert "3 a.example" in text
     assert "1 empty" in text
+    assert "grey" not in text
+    assert "2 different" in text
 
 
 def test_retries_are_told_apart(dataset: Dataset) -> None:

@@ -33,7 +33,7 @@ def test_display() -> None:
     assert lines_of(display) == ["0:00:07 starting Ray and Prefect"]
 
     display.planned(10, 10_000, complete=False)
-    clock.now = 50.0
+    clock.now = 57.0
     display.rows(2_500, {Reason.TIMEOUT: 200, Reason.HTTP_404: 1_300})
     for shard in range(2):
         display.shard_done(shard)
@@ -42,7 +42,7 @@ def test_display() -> None:
         "rows   ━━━━━━━╸                          2,500/10,000+ 20.0 images/s",
         "shards ━━━━━━                                    2/10+",
         "failed  http_404 1,300 timeout 200",
-        "0:00:50 pulling",
+        "0:00:57 pulling",
     ]
 
     display.planned(20, 20_000, complete=True)

@@ -1,15 +1,25 @@
 """What stands at the end of a run."""
 
 import io
+import json
 from collections import Counter
+from collections.abc import Iterator
 
 import pytest
 from rich.console import Console
 
+from controlmill.cli.progress import RichObserver
 from controlmill.cli.running import print_summary, running
+from controlmill.logs import configure, log, warning
 from controlmill.progress import LogObserver, observer
 from controlmill.reasons import Reason
 from flows.report import BuildReport
+
+
+@pytest.fixture(autouse=True)
+def text_again() -> Iterator[None]:
+    yield
+    configure()
 
 
 def summary(report: BuildReport) -> list[str]:
@@ -48,16 +58,39 @@ def test_nothing_to_do(num_before: int, line: str) -> None:
 def test_without_a_terminal_events_are_logged_and_the_summary_goes_to_stdout(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with running("DATA") as finished:
+    with running("DATA", "text") as finished:
         assert isinstance(observer(), LogObserver)
         observer().message("starting Ray")
         finished(BuildReport("DATA", num_shards=1, num_rows=2, num_images=2, seconds=1.0))
     captured = capsys.readouterr()
     assert captured.err == 'message text="starting Ray"\n'
-    assert captured.out.startswith("2 rows in 1 shards, 1.0 s: 2 images")
+    assert captured.out.startswith("2 rows in 1 shard, 1.0 s: 2 images")
 
 
 def test_no_summary_after_an_error(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ZeroDivisionError), running("DATA"):
+    with pytest.raises(ZeroDivisionError), running("DATA", "text"):
         raise ZeroDivisionError
     assert capsys.readouterr().out == ""
+
+
+def test_on_a_terminal_only_warnings_stand_above_the_display(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes any stream for a terminal then
+    with running("DATA", "text"):
+        assert isinstance(observer(), RichObserver)
+        log("shard_written", shard="00001")
+        warning("network_outage", hosts=12)
+    text = capsys.readouterr().err
+    assert "network_outage hosts=12" in text
+    assert "shard_written" not in text
+
+
+def test_json_events_are_written_on_a_terminal_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with running("DATA", "json"):
+        assert isinstance(observer(), LogObserver)
+        log("shard_written", shard="00001")
+    assert json.loads(capsys.readouterr().err)["shard"] == "00001"

@@ -18,7 +18,7 @@ from controlmill.reasons import Reason
 def parsed(words: str, model: type[Options] = BuildConfig, *, dataset: bool = False) -> Any:
     """The configuration that a command of `model` would run with."""
     caught: list[Options] = []
-    command = ConfigCommand("command", model, caught.append, text="", dataset=dataset)
+    command = ConfigCommand("command", model, lambda config, _: caught.append(config), text="", dataset=dataset)
     command.main(shlex.split(words), standalone_mode=False)
     assert len(caught) == 1
     return caught[0]
@@ -145,7 +145,7 @@ def test_spell_flags(given: list[str], spelled: list[str]) -> None:
 
 
 def test_help_has_every_option_under_the_heading_of_its_group() -> None:
-    command = ConfigCommand("build", BuildConfig, lambda _: None, text="")
+    command = ConfigCommand("build", BuildConfig, lambda *_: None, text="")
     context = click.Context(command, info_name="build", terminal_width=100, **CONTEXT_SETTINGS)
     text = command.get_help(context)
     headings = [line for line in text.splitlines() if line.endswith(":") and not line.startswith(" ")]

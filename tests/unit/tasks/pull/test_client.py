@@ -1,10 +1,16 @@
 import asyncio
 import contextlib
 import gzip
+import ssl
 import time
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from yarl import URL
 
 from controlmill import __version__
@@ -188,6 +194,42 @@ async def test_plain_text_where_tls_should_be_is_a_tls_failure() -> None:
         failure = await get(f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/")
     assert isinstance(failure, Failure)
     assert failure.reason is Reason.TLS
+
+
+def self_signed(folder: Path) -> ssl.SSLContext:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + timedelta(days=1))
+    certificate = builder.sign(key, hashes.SHA256())
+    pem = folder / "server.pem"
+    plain = serialization.NoEncryption()
+    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
+    pem.write_bytes(private + certificate.public_bytes(serialization.Encoding.PEM))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem)
+    return context
+
+
+@pytest.mark.parametrize("ignore", [False, True])
+async def test_a_certificate_that_nobody_vouches_for_is_refused_unless_ignored(tmp_path: Path, *, ignore: bool) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
+            await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=self_signed(tmp_path))
+    async with server:
+        options = OPTIONS.model_copy(update={"ignore_ssl_certificate": ignore})
+        outcome = await get(f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/", options=options)
+    if ignore:
+        assert outcome == Answer(200, b"hi")
+    else:
+        assert isinstance(outcome, Failure)
+        assert outcome.reason is Reason.TLS
+        assert "self-signed certificate" in outcome.message
 
 
 async def test_a_closed_port_refuses() -> None:

@@ -1,5 +1,6 @@
 import contextlib
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from tasks.pull.guard import Guard
 from tasks.pull.pull import Pulled, Puller, Surroundings
 
 OPTIONS = PullOptions(timeout=1.0, total_timeout=3.0)
-MY_BOT = {"user_agent_token": "MyBot"}
+MY_BOT: dict[str, Any] = {"user_agent_token": "MyBot"}
 LOOPBACK = Guard(lambda address: str(address) == "127.0.0.1")
 
 

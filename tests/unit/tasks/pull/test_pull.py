@@ -131,13 +131,9 @@ async def test_a_retry_after_date_holds_the_other_rows_of_the_host_too(server: H
         return await answer(status="503 Busy", headers={"Retry-After": later})(request, writer)
 
     server.routes["/busy"] = busy_once
-    async with puller(retries=1) as one:
-        first = asyncio.ensure_future(one.pull(server.url("/busy")))
-        await until(lambda: one.statistics.num_requests == 2 and server.asked("/busy"))
-        await until(lambda: not one.statistics.num_retries)
-        other = await one.pull(server.url("/image"))
-        assert isinstance(await first, Pulled)
-    assert isinstance(other, Pulled)
+    async with puller(retries=1, max_connections_per_host=1) as one:
+        outcomes = await asyncio.gather(one.pull(server.url("/busy")), one.pull(server.url("/image")))
+    assert all(isinstance(outcome, Pulled) for outcome in outcomes)
     assert server.asked("/image")[0].time_s - server.asked("/busy")[0].time_s > 0.9
 
 
@@ -193,6 +189,32 @@ async def test_rows_that_fail_while_the_own_network_is_down_are_pulled_again(ser
         outcomes = await asyncio.gather(*rows, late)
         assert one.statistics.outage_s > 0.1
     assert all(isinstance(outcome, Pulled) for outcome in outcomes)
+
+
+async def test_a_request_that_an_outage_has_cut_short_is_made_again_however_it_failed(server: HostileServer) -> None:
+    lookup = ListedLookup()
+    cut = asyncio.Event()
+
+    async def cut_short(request: Request, writer: asyncio.StreamWriter) -> bool:
+        if len(server.asked("/cut")) > 1:
+            return await answer(DATA)(request, writer)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n")
+        await until(cut.is_set)
+        return False
+
+    server.routes["/cut"] = cut_short
+    async with puller(lookup, FAST, respect_robots_txt=False, timeout=10.0, total_timeout=10.0) as one:
+        row = asyncio.ensure_future(one.pull(server.url("/cut")))
+        await until(lambda: server.asked("/cut"))
+        lookup.error_code = socket.EAI_AGAIN
+        urls = [server.url("/image", host=f"host{number}.example") for number in range(20)]
+        others = [asyncio.ensure_future(one.pull(url)) for url in urls]
+        await until(lambda: one.statistics.num_outages)
+        lookup.error_code = None
+        await asyncio.gather(*others)
+        cut.set()
+        assert isinstance(await row, Pulled)
+    assert len(server.asked("/cut")) == 2
 
 
 async def test_the_run_stops_when_the_network_does_not_come_back(server: HostileServer) -> None:

@@ -1,0 +1,110 @@
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from controlmill.config.base import Options
+from controlmill.reasons import Reason, RowFailure
+from tasks.annotators.base import Annotation, Annotator
+from tasks.images.types import Pixels
+
+
+class Brightness(Annotator):
+    """The mean of the channels; it cannot bear a picture whose first pixel is 13."""
+
+    name = "brightness"
+    version = "1"
+    options_model = Options
+    batch_size = 4
+    flags = ("dark",)
+
+    def __init__(self) -> None:
+        super().__init__(Options())
+        self.sizes_of_batches: list[int] = []
+
+    def annotate(self, images: Sequence[Pixels], keys: Sequence[str]) -> list[Annotation]:
+        self.sizes_of_batches.append(len(images))
+        assert len({image.shape for image in images}) == 1
+        assert len(images) == len(keys)
+        if any(image[0, 0, 0] == 13 for image in images):
+            raise ZeroDivisionError("thirteen")
+        return [Annotation(image.mean(axis=2).astype(np.uint8), {"dark": bool(image.mean() < 50)}) for image in images]
+
+
+def _image(value: int, height: int = 4, width: int = 6) -> Pixels:
+    return np.full((height, width, 3), value, np.uint8)
+
+
+def test_images_come_in_batches_of_one_size_and_go_in_their_order() -> None:
+    annotator = Brightness()
+    values = list(range(100, 110))
+    images = [_image(value, width=6 + value % 2) for value in values]
+    made = annotator(images, [str(value) for value in values])
+    assert [int(one.map[0, 0]) for one in made if isinstance(one, Annotation)] == values
+    assert [one.map.shape for one in made if isinstance(one, Annotation)] == [image.shape[:2] for image in images]
+    assert annotator.sizes_of_batches == [4, 1, 4, 1]
+
+
+def test_the_image_that_spoils_a_batch_is_found() -> None:
+    made = Brightness()([_image(value) for value in (100, 13, 101, 102)], list("abcd"))
+    assert [type(one) for one in made] == [Annotation, RowFailure, Annotation, Annotation]
+    assert made[1] == RowFailure(Reason.ANNOTATOR_ERROR, "ZeroDivisionError: thirteen")
+
+
+def test_running_out_of_memory_is_no_failure_of_a_row() -> None:
+    class Hungry(Brightness):
+        def annotate(self, images: Sequence[Pixels], keys: Sequence[str]) -> list[Annotation]:
+            raise MemoryError((images, keys))
+
+    with pytest.raises(MemoryError):
+        Hungry()([_image(1)], ["a"])
+
+
+@pytest.mark.parametrize(
+    ("annotation", "message"),
+    [
+        (
+            Annotation(np.zeros((4, 7), np.uint8), {"dark": True}),
+            "the map is uint8 of shape (4, 7), not uint8 of (4, 6)",
+        ),
+        (Annotation(np.zeros((4, 6, 3), np.uint8), {"dark": True}), "not uint8 of (4, 6)"),
+        (Annotation(np.zeros((4, 6), np.float32), {"dark": True}), "the map is float32"),
+        (Annotation(np.zeros((4, 6), np.uint8), {}), "columns [], not ['dark']"),
+    ],
+)
+def test_a_wrong_map_is_a_failure_that_says_why(annotation: Annotation, message: str) -> None:
+    class Wrong(Brightness):
+        def annotate(self, images: Sequence[Pixels], keys: Sequence[str]) -> list[Annotation]:
+            return [annotation for _ in zip(images, keys, strict=True)]
+
+    (failure,) = Wrong()([_image(9)], ["a"])
+    assert isinstance(failure, RowFailure)
+    assert failure.reason is Reason.ANNOTATOR_ERROR
+    assert message in failure.message
+
+
+def test_too_few_annotations_fail_their_batch() -> None:
+    class Forgetful(Brightness):
+        def annotate(self, images: Sequence[Pixels], keys: Sequence[str]) -> list[Annotation]:
+            return super().annotate(images, keys)[1:]
+
+    made = Forgetful()([_image(1), _image(2)], ["a", "b"])
+    assert [one.message for one in made if isinstance(one, RowFailure)] == ["brightness: 1 annotations of 2 images"] * 2
+
+
+def test_time_is_counted_until_it_is_taken() -> None:
+    annotator = Brightness()
+    annotator([_image(1)], ["a"])
+    assert annotator.take_busy_s() > 0
+    assert annotator.take_busy_s() == 0
+
+
+def test_flags_are_columns_and_metadata_tells_the_channels() -> None:
+    assert Brightness.columns() == [pa.field("dark", pa.bool_())]
+    assert Brightness.metadata() == {"polarity": "none", "channels": "1", "channel_order": "L"}
+
+
+def test_a_name_that_is_no_layer_name_is_refused_when_the_class_is_made() -> None:
+    with pytest.raises(TypeError, match="Soft Edge"):
+        type("SoftEdge", (Brightness,), {"name": "Soft Edge"})

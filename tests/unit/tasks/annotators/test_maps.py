@@ -1,0 +1,24 @@
+import io
+
+import numpy as np
+from PIL import Image
+
+from controlmill.reasons import Reason
+from controlmill.testing.pictures import photo
+from tasks.annotators.canny import Canny, CannyOptions
+from tasks.annotators.maps import make_map
+
+
+def test_a_map_is_stored_without_loss_with_its_columns() -> None:
+    canny, image = Canny(CannyOptions()), photo(128, 64)
+    made = make_map(canny, image, "000000003")
+    assert made.encoded is not None
+    assert made.reason is None
+    (annotation,) = canny([image], ["000000003"])
+    assert (np.array(Image.open(io.BytesIO(made.encoded))) == annotation.map).all()
+    assert made.columns == annotation.columns
+
+
+def test_a_failure_is_a_reason_without_a_map() -> None:
+    made = make_map(Canny(CannyOptions()), np.zeros((8, 8, 2), np.uint8), "000000003")
+    assert (made.encoded, made.columns, made.reason) == (None, {}, Reason.ANNOTATOR_ERROR)

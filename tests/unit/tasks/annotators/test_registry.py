@@ -1,0 +1,118 @@
+import sys
+from pathlib import Path
+
+import pytest
+
+from controlmill.errors import ConfigError
+from controlmill.testing.pictures import photo
+from tasks.annotators.base import Annotation
+from tasks.annotators.canny import Canny
+from tasks.annotators.registry import create, names
+
+OWN = """
+import numpy as np
+from controlmill.config.base import Options
+from tasks.annotators.base import Annotation, Annotator
+
+class InvertOptions(Options):
+    top: int = 255
+
+class Invert(Annotator):
+    name = "invert"
+    version = "1"
+    options_model = InvertOptions
+    channels = 3
+
+    def annotate(self, images, keys):
+        return [Annotation((self.options.top - image).astype(np.uint8)) for image in images]
+
+class Image(Invert):
+    name = "image"
+
+class Unfinished(Annotator):
+    name = "unfinished"
+"""
+
+
+@pytest.fixture
+def own_file(tmp_path: Path) -> Path:
+    path = tmp_path / "own.py"
+    path.write_text(OWN)
+    return path
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package on the path, as pip leaves one, that registers annotators."""
+    (tmp_path / "their_package.py").write_text(OWN)
+    folder = tmp_path / "their_package-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: their-package\nVersion: 1.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "their_package", raising=False)
+    return folder / "entry_points.txt"
+
+
+def test_canny_comes_with_controlmill() -> None:
+    assert "canny" in names()
+    made = create("canny", {"low_threshold": [50, 100]}, seed=3)
+    assert isinstance(made, Canny)
+    assert made.recipe() == {"low_threshold": [50, 100], "high_threshold": [200, 200], "seed": 3}
+
+
+def test_an_unknown_name_lists_those_there_are() -> None:
+    with pytest.raises(ConfigError, match=r"there is no annotator 'cany'; there are .*canny"):
+        create("cany", {})
+
+
+def test_a_wrong_option_is_named_in_full() -> None:
+    with pytest.raises(ConfigError, match=r"^annotator_options\.canny\.low_threshold: .*got 'soft'"):
+        create("canny", {"low_threshold": "soft"})
+    with pytest.raises(ConfigError, match=r"annotator_options\.canny\.lo: there is no such option"):
+        create("canny", {"lo": 1})
+
+
+def test_a_class_in_a_file_of_the_users(own_file: Path) -> None:
+    made = create(f"{own_file}:Invert", {"top": 255})
+    image = photo(32, 16)
+    (annotation,) = made([image], ["0"])
+    assert isinstance(annotation, Annotation)
+    assert (annotation.map == 255 - image).all()
+    assert made.name == "invert"
+
+
+@pytest.mark.parametrize(
+    ("attribute", "message"),
+    [
+        ("Missing", "is not a subclass"),
+        ("InvertOptions", "is not a subclass"),
+        ("Unfinished", "lacks version, options_model, annotate"),
+        ("Image", "calls its layer 'image'"),
+    ],
+)
+def test_a_class_that_cannot_serve_says_why(own_file: Path, attribute: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        create(f"{own_file}:{attribute}", {})
+
+
+def test_a_file_that_is_missing_or_fails_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no file"):
+        create(f"{tmp_path}/none.py:Invert", {})
+    broken = tmp_path / "broken.py"
+    broken.write_text("1 / 0\n")
+    with pytest.raises(ConfigError, match="ZeroDivisionError"):
+        create(f"{broken}:Invert", {})
+
+
+def test_installed_packages_register_annotators(installed: Path) -> None:
+    installed.write_text("[controlmill.annotators]\ninvert = their_package:Invert\nlost = their_package:Lost\n")
+    assert {"canny", "invert", "lost"} <= set(names())
+    assert create("invert", {}).name == "invert"
+    with pytest.raises(ConfigError, match="'lost' of their-package cannot be imported"):
+        create("lost", {})
+
+
+def test_a_package_cannot_take_a_name_of_controlmills(installed: Path) -> None:
+    installed.write_text("[controlmill.annotators]\ncanny = their_package:Invert\n")
+    with pytest.raises(ConfigError, match="their-package registers 'canny'"):
+        create("canny", {})
