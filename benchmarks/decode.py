@@ -103,9 +103,9 @@ def _difference(ours: Pixels, theirs: np.ndarray) -> str:
 
 def _decoded(data: bytes) -> tuple[Decoded, Plan]:
     decoded = decode(data, _OPTIONS)
-    assert isinstance(decoded, Decoded)  # noqa: S101  the benchmark's own pictures
+    assert isinstance(decoded, Decoded)
     plan = plan_resize(decoded.original_width, decoded.original_height, _OPTIONS)
-    assert isinstance(plan, Plan)  # noqa: S101
+    assert isinstance(plan, Plan)
     return decoded, plan
 
 

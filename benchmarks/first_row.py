@@ -6,7 +6,6 @@ Usage: python benchmarks/first_row.py [--rounds 5] [--out benchmarks/results/NAM
 import argparse
 import shutil
 import statistics
-import sys
 import tempfile
 import time
 from datetime import UTC, datetime
@@ -30,8 +29,10 @@ def first_row_s(url_list: Path, folder: Path) -> tuple[float, float]:
     shutil.rmtree(dataset, ignore_errors=True)
     started_s = time.monotonic()
     command = Command(
-        ["build", "--url-list", str(url_list), "--output-folder", str(dataset), "--allow-private-networks"]
-        + ["--annotators", "canny", "--number-sample-per-shard", str(ROWS_PER_SHARD)],
+        [
+            *("build", "--url-list", str(url_list), "--output-folder", str(dataset), "--allow-private-networks"),
+            *("--annotators", "canny", "--number-sample-per-shard", str(ROWS_PER_SHARD)),
+        ],
         folder / "run.log",
     )
     assert command.wait_for(lambda: any((dataset / "image").glob("*_stats.json"))), command.output
@@ -57,13 +58,14 @@ def main() -> None:
     verdict = "reached" if max(firsts) <= TARGET_S else "falls short"
     text = f"""# From the command to the first committed row
 
-{datetime.now(UTC):%Y-%m-%d}, commit {commit()}, {machine()}; {NUM_ROWS} rows in shards of {ROWS_PER_SHARD}, Canny, nothing
-running before: the command starts its own Ray and Prefect server, {sys.executable.rpartition("/")[2]}.
+{datetime.now(UTC):%Y-%m-%d}, commit {commit()}, {machine()}; {NUM_ROWS} rows in shards of
+{ROWS_PER_SHARD}, Canny; nothing runs before, the command starts its own Ray and Prefect server.
 
 | round | first committed row, s | whole run, s |
 |---|---|---|
 """ + "\n".join(f"| {number} | {first:.1f} | {whole:.1f} |" for number, (first, whole) in enumerate(times, 1))
-    text += f"\n\nMedian {statistics.median(firsts):.1f} s, largest {max(firsts):.1f} s; to reach: at most {TARGET_S:.0f} s ({verdict}).\n"
+    text += f"\n\nMedian {statistics.median(firsts):.1f} s, largest {max(firsts):.1f} s; to reach: at most "
+    text += f"{TARGET_S:.0f} s ({verdict}).\n"
     print(text)
     if arguments.out:
         arguments.out.write_text(text)

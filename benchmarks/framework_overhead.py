@@ -2,9 +2,9 @@
 
 Usage: python benchmarks/framework_overhead.py [--rounds 3] [--out benchmarks/results/NAME.md]
 
-Both pull, decode, resize, run Canny and encode with the same units, one shard at a time. The bare loop gathers a shard's
-rows in memory and writes two plain Parquet files. Cost per shard is that of a long run less that of a short one, so that
-start-up is not in it.
+Both pull, decode, resize, run Canny and encode with the same units, one shard at a time. The bare loop gathers a
+shard's rows in memory and writes two plain Parquet files. Cost per shard is that of a long run less that of a short
+one, so that start-up is not in it.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from controlmill.config import PullOptions, ShardOptions
 from controlmill.reasons import RowFailure
 from tasks.annotators.registry import create
 from tasks.images.encode import encode_map
-from tasks.images.prepare import prepare, set_up
+from tasks.images.prepare import prepare
 from tasks.pull.pull import Puller
 
 ROWS_PER_SHARD = 1000
@@ -38,7 +38,6 @@ OPTIONS = ShardOptions(annotators=("canny",), allow_private_networks=True, threa
 
 def bare_loop(urls: Sequence[str], folder: Path) -> None:
     """The work of a build without any of the framework."""
-    set_up()
     canny = create("canny", {}, 0)
     canny.setup("cpu")
 
@@ -122,8 +121,8 @@ def report(measured: dict[str, list[tuple[float, float]]], rounds: int) -> str:
     lines = [
         "# What the framework costs",
         "",
-        f"{datetime.now(UTC):%Y-%m-%d}, commit {commit()}, {machine()}; {ROWS_PER_SHARD} rows a shard (640x480 JPEG to 512,",
-        f"Canny), one shard at a time, median of {rounds} interleaved rounds, start-up taken off.",
+        f"{datetime.now(UTC):%Y-%m-%d}, commit {commit()}, {machine()};",
+        f"{ROWS_PER_SHARD} rows a shard (640x480 JPEG to 512, Canny), one shard at a time, median of {rounds} interleaved rounds, start-up taken off.",
         "",
         "| | CPU-s per shard | wall s per shard |",
         "|---|---|---|",

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 _SAMPLE_S = 0.25
 
@@ -35,7 +36,7 @@ class CpuGroup:
         self._folder = root / f"controlmill-{os.getpid()}"
         self._is_v1 = root == version_1
 
-    def __enter__(self) -> "CpuGroup":
+    def __enter__(self) -> Self:
         self._folder.mkdir()
         return self
 

@@ -59,7 +59,7 @@ def peer_python() -> Path:
 
 
 def photographs(scenario: Scenario, folder: Path) -> list[str]:
-    """Write NUM_FILES photographs of the scenario's size as JPEG: crops of scikit-image's, enlarged, with sensor noise."""
+    """Write NUM_FILES JPEG photographs of the scenario's size: crops of scikit-image's, enlarged, with noise."""
     rng = np.random.default_rng(0)
     data = Path(skimage.data.__file__).parent
     sources = [Image.open(data / name).convert("RGB") for name in PHOTOS]
@@ -118,14 +118,14 @@ def measure(scenario: Scenario, rounds: int, folder: Path) -> dict[str, list[tup
             lists[kind] = folder / f"{kind}.txt"
             lists[kind].write_text("\n".join(f"{url}/{names[row % len(names)]}?{row}" for row in range(num_rows)))
         for number in range(rounds):
-            for tool in costs:
+            for tool, results in costs.items():
                 both = []
                 for kind, urls in lists.items():
                     output = folder / f"{tool}-{kind}"
                     command = commands(urls, output, max(1, scenario.num_rows // 4))[tool]
                     both.append(run(command, folder / f"{tool}-{kind}-{number}.log", ENVIRONMENT))
                     shutil.rmtree(output)
-                costs[tool].append((both[0], both[1]))
+                results.append((both[0], both[1]))
                 print(scenario.name, tool, both, flush=True)
     return costs
 
@@ -135,7 +135,7 @@ def summary(scenario: Scenario, costs: dict[str, list[tuple[Cost, Cost]]]) -> li
     lines = [
         f"## {scenario.name} JPEG, {scenario.num_rows} rows, keep_ratio_largest 512, area, quality 95",
         "",
-        "| tool | start-up CPU-s | CPU-s per 1,000 images | images/s of the full run | memory, all processes | largest process |",
+        "| tool | start-up CPU-s | CPU-s per 1,000 images | images/s of the full run | memory, all | largest process |",
         "|---|---|---|---|---|---|",
     ]
     marginal, memory = {}, {}
@@ -166,8 +166,8 @@ def main() -> None:
     lines = [
         f"# Pulling beside {PEER}",
         "",
-        f"{datetime.now(UTC):%Y-%m-%d}, commit {commit()}, {machine()}; median of {arguments.rounds} interleaved rounds,",
-        "two processes of 32 downloads each, loopback server in a process of its own that is not counted.",
+        f"{datetime.now(UTC):%Y-%m-%d}, commit {commit()}, {machine()};",
+        f"median of {arguments.rounds} interleaved rounds, two processes of 32 downloads each, loopback server in a process of its own that is not counted.",
         "",
     ]
     for scenario in SCENARIOS:

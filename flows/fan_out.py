@@ -14,7 +14,7 @@ from prefect.states import Crashed
 from prefect_ray import RayTaskRunner
 from prefect_ray.context import remote_options
 
-from controlmill.errors import WorkerLostError
+from controlmill.errors import EngineError, WorkerLostError
 
 _POLL_S = 0.25
 
@@ -80,13 +80,21 @@ class FanOut:
                 result = future.result()
             except ray.exceptions.RayError as error:
                 _mark_crashed(future.task_run_id, str(error))
-                raise WorkerLostError(
-                    f"shard {job.shard:05d}: its worker died {self._max_retries + 1} times "
-                    f"({type(error).__name__}); often memory: lower thread_count or processes_count, then run again"
-                ) from error
+                raise self._lost(job, error) from error
             yield job, result
         if not ready:
             yield None
+
+    def _lost(self, job: Job, error: "ray.exceptions.RayError") -> EngineError:
+        if isinstance(error, ray.exceptions.WorkerCrashedError | ray.exceptions.OutOfMemoryError):
+            return WorkerLostError(
+                f"shard {job.shard:05d}: its worker died {self._max_retries + 1} times ({type(error).__name__}); often "
+                "that is memory: lower thread_count or processes_count, then run the same command again"
+            )
+        return EngineError(
+            f"shard {job.shard:05d}: Ray failed ({type(error).__name__}); nothing is half-written, "
+            "run the same command again"
+        )
 
     def _cancel(self) -> None:
         for reference in self._in_flight:

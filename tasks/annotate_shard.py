@@ -46,7 +46,7 @@ def annotate_shard(
     num_threads = max(1, (os.cpu_count() or 1) // num_parallel)
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(num_threads, thread_name_prefix="annotate"))
-        files = [LayerFile(stack, dataset, shard, unit) for unit in units]
+        files = [LayerFile(stack, dataset, shard, unit, "stored") for unit in units]
         for batch in images.iter_batches(shard, ["key", "image"], _ROWS_PER_WRITE):
             rows = batch.to_pylist()
             keys = [row["key"] for row in rows]

@@ -13,7 +13,6 @@ from controlmill.config import ShardOptions
 from storage.dataset import Dataset
 from storage.record import CommitRecord
 from tasks.annotators.base import Annotator
-from tasks.images.prepare import set_up
 from tasks.in_order import in_order
 from tasks.line import Line
 from tasks.progress import Report, ShardProgress, ignore
@@ -36,7 +35,6 @@ def pull_shard(
         NetworkOutageError: this machine's network did not come back; nothing of the shard is committed.
         StorageError: the dataset cannot be read or written.
     """
-    set_up()
     units = annotators(config)
     for unit in units:
         unit.setup("cpu")

@@ -5,7 +5,7 @@ from collections import Counter
 from contextlib import ExitStack
 from importlib.metadata import version
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from controlmill.config import ShardOptions
 from controlmill.reasons import RowFailure, img2dataset_status
@@ -25,9 +25,16 @@ Outcome = FinishedRow | tuple[SourceRow, RowFailure]
 
 
 class LayerFile:
-    """One annotator's file of a shard, and what is counted about it."""
+    """One annotator's file of a shard, and what is counted about it.
 
-    def __init__(self, stack: ExitStack, dataset: Dataset, shard: int, annotator: Annotator) -> None:
+    `pixels` is told in the record: "resized" before they were encoded, "stored" after. A JPEG between the two changes a
+    map a little; the layer counts as the same.
+    """
+
+    def __init__(
+        self, stack: ExitStack, dataset: Dataset, shard: int, annotator: Annotator, pixels: Literal["resized", "stored"]
+    ) -> None:
+        self._pixels = pixels
         self._annotator = annotator
         self._schema = layer_schema(annotator.columns(), annotator.metadata())
         self._writer = stack.enter_context(ShardWriter(dataset, annotator.name, shard, self._schema))
@@ -58,7 +65,9 @@ class LayerFile:
             fingerprint=layer_fingerprint(annotator, image.fingerprint),
             inputs={"image": image},
             reasons=dict(self._reasons),
-            unit=UnitDescription(name=annotator.name, version=annotator.version, config=annotator.recipe()),
+            unit=UnitDescription(
+                name=annotator.name, version=annotator.version, config={**annotator.recipe(), "pixels": self._pixels}
+            ),
             flags=dict(self._flags),
         )
         self._writer.commit(record)
@@ -85,7 +94,9 @@ class ShardFiles:
         self._failure_schema = failure_schema(extra)
         with ExitStack() as stack:
             self._image = stack.enter_context(ShardWriter(self.dataset, "image", self.shard, self._image_schema))
-            self._layers = {unit.name: LayerFile(stack, self.dataset, self.shard, unit) for unit in self._annotators}
+            self._layers = {
+                unit.name: LayerFile(stack, self.dataset, self.shard, unit, "resized") for unit in self._annotators
+            }
             self._stack = stack.pop_all()
         return self
 

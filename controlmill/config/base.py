@@ -65,7 +65,7 @@ def _suggestion(item: Any) -> str:
 
 
 def load_yaml(path: str) -> dict[str, Any]:
-    """Options from a YAML file, hyphens in keys accepted; raise `ConfigError` naming file and line where it is not YAML."""
+    """Options from a YAML file, hyphens in keys accepted; raise `ConfigError` naming file and line where it is none."""
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:

@@ -31,7 +31,7 @@ class AnnotateConfig(DatasetOptions, LayerOptions, EngineOptions):
 
 
 class RetryConfig(DatasetOptions, PullOptions, EngineOptions):
-    """Everything that `controlmill retry` takes; image options and annotators are those that the dataset was built with."""
+    """Everything that `controlmill retry` takes; images and annotators are made as the dataset was built."""
 
     reason: tuple[Reason, ...] = Field(min_length=1)
     """Reasons whose rows are pulled again, into new shards."""

@@ -17,7 +17,7 @@ class PullOptions(Options):
     total_timeout: PositiveFloat = 60.0
     """Seconds that one URL may take in all, redirects, retries and waiting between them included."""
     retries: int = Field(default=0, ge=0)
-    """Further attempts after 429, 5xx, a timeout or a broken connection, with exponential backoff; never after another 4xx."""
+    """Further attempts, with exponential backoff, after 429, 5xx, timeouts, broken connections; after no other 4xx."""
     max_bytes: PositiveInt = 64 * 1024 * 1024
     """Largest answer body in bytes, enforced while it streams in."""
     max_redirects: int = Field(default=5, ge=0)
@@ -25,15 +25,15 @@ class PullOptions(Options):
     max_connections_per_host: PositiveInt = 16
     """Downloads in flight to one host, over all parallel tasks together."""
     max_requests_per_second_per_host: PositiveFloat | None = None
-    """Requests started per second to one host, over all parallel tasks together; by default not limited."""
+    """Requests started per second to one host, over all parallel tasks together; not limited by default."""
     host_failure_limit: PositiveInt = 20
-    """Failures of one host in a row (timeouts, broken connections, 429, 5xx) after which it is left alone for a while."""
+    """Failures of one host in a row (timeout, broken connection, 429, 5xx) after which it is left alone for a while."""
     host_cooldown: PositiveFloat = 60.0
     """Seconds for which such a host is left alone; its rows fail as host_unavailable meanwhile."""
     outage_patience: PositiveFloat = 600.0
-    """Seconds to wait for this machine's own network to come back before the run stops, with no row marked as failed."""
+    """Seconds to wait for this machine's own network to come back before the run stops; no row is marked as failed."""
     user_agent_token: str | None = None
-    """Name that robots.txt and X-Robots-Tag may address this run by, and that the User-Agent carries, beside "controlmill"."""
+    """Name that robots.txt and X-Robots-Tag may address this run by; the User-Agent carries it beside "controlmill"."""
     user_agent_contact: str | None = None
     """URL or mail address in the User-Agent, so that a site's owner can reach you."""
     disallowed_header_directives: tuple[str, ...] = ("noai", "noimageai", "noindex", "noimageindex")

@@ -17,7 +17,7 @@ class SourceOptions(Options):
     url_list: str | None = None
     """A file of URLs or a folder of such files: local path or any fsspec URI (s3://, gs://, hf://, https://)."""
     image_folder: str | None = None
-    """A folder of images (searched recursively) instead of a list of URLs; captions from a .txt file beside an image."""
+    """A folder of images, searched recursively, instead of a list of URLs; captions from a .txt beside an image."""
     from_img2dataset: str | None = None
     """An output folder of img2dataset (files, webdataset or parquet) whose images are adopted without pulling."""
     input_format: InputFormat | None = None
@@ -33,7 +33,7 @@ class SourceOptions(Options):
     number_sample_per_shard: int = Field(default=10_000, ge=1)
     """Source rows per shard; the unit of commit, resume and parallel work."""
     incremental_mode: Literal["incremental", "overwrite", "extend"] = "incremental"
-    """incremental: do what is missing; extend: add the new rows of a source that grew; overwrite: delete and start again."""
+    """incremental: do what is missing; extend: add the new rows of a source that grew; overwrite: start again."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

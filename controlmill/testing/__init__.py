@@ -1,0 +1,1 @@
+"""What tests, benchmarks and the demo share: local servers, drawn pictures, runs of the command line."""

@@ -50,7 +50,7 @@ class Command:
         return False
 
     def kill(self, victim: str, rng: random.Random) -> list[psutil.Process]:
-        """SIGKILL a busy Ray "worker", the "flow" process or the whole "tree"; returns everything that must be gone then."""
+        """SIGKILL a busy Ray "worker", the "flow" process or the whole "tree"; returns what must be gone then."""
         family = self.family()
         if victim == "worker":
             busy = [process for process in family if _is_busy_worker(process)]
@@ -95,7 +95,7 @@ def _is_busy_worker(process: psutil.Process) -> bool:
         name = " ".join(process.cmdline())
     except psutil.Error:
         return False
-    return name.startswith("ray::") and "IDLE" not in name and "Board" not in name
+    return name.startswith("ray::") and not any(word in name for word in ("IDLE", "Board", "Agent"))
 
 
 def _is_agent(process: psutil.Process) -> bool:

@@ -10,10 +10,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import structlog
 
 from controlmill.config.source import SourceOptions
 from controlmill.errors import SourceMissingError
+from controlmill.logs import warning
 from storage.description import SourceFile
 from storage.filesystem import Entry, open_files, redact
 from storage.parquet import open_parquet
@@ -64,7 +64,7 @@ class Img2dataset:
             raise SourceMissingError(f"{self.label}: no output of img2dataset: there are {what}")
         if len(finished) < len(with_images):
             unfinished = sorted(with_images.keys() - finished.keys())
-            structlog.get_logger().warning("img2dataset_shards_unfinished", folder=self.label, shards=unfinished[:20])
+            warning("img2dataset_shards_unfinished", folder=self.label, shards=unfinished[:20])
         self._kinds = finished
         return [_source_file(name, finished[name]) for name in sorted(finished, key=int)]
 

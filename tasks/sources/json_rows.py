@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
-import ijson  # type: ignore[import-untyped]
+import ijson
 import pyarrow as pa
 
 from controlmill.errors import SourceMissingError

@@ -122,7 +122,7 @@ def test_duckdb_joins_layers_on_the_key(folder: Path) -> None:
     query = f"""
         select count(*), min(image.width), sum(canny.low_threshold), min(octet_length(image.image.bytes))
         from '{folder}/image/*.parquet' as image join '{folder}/canny/*.parquet' as canny using (key)
-    """  # noqa: S608 - our own folder
+    """
     with duckdb.connect() as connection:
         found = connection.execute(query).fetchone()
     assert found is not None
