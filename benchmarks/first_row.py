@@ -8,11 +8,10 @@ import shutil
 import statistics
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 import cv2
-from measured_run import commit, machine
+from measured_run import heading
 
 from controlmill.testing.command import Command
 from controlmill.testing.discs import disc
@@ -56,16 +55,19 @@ def main() -> None:
         times = [first_row_s(url_list, folder) for _ in range(arguments.rounds)]
     firsts = [first for first, _ in times]
     verdict = "reached" if max(firsts) <= TARGET_S else "falls short"
-    text = f"""# From the command to the first committed row
-
-{datetime.now(UTC):%Y-%m-%d}, commit {commit()}, {machine()}; {NUM_ROWS} rows in shards of
-{ROWS_PER_SHARD}, Canny; nothing runs before, the command starts its own Ray and Prefect server.
-
-| round | first committed row, s | whole run, s |
-|---|---|---|
-""" + "\n".join(f"| {number} | {first:.1f} | {whole:.1f} |" for number, (first, whole) in enumerate(times, 1))
-    text += f"\n\nMedian {statistics.median(firsts):.1f} s, largest {max(firsts):.1f} s; to reach: at most "
-    text += f"{TARGET_S:.0f} s ({verdict}).\n"
+    lines = [
+        *heading("From the command to the first committed row"),
+        f"{NUM_ROWS} rows in shards of {ROWS_PER_SHARD}, Canny; the command starts its own Ray and Prefect server.",
+        "",
+        "| round | first committed row, s | whole run, s |",
+        "|---|---|---|",
+        *(f"| {number} | {first:.1f} | {whole:.1f} |" for number, (first, whole) in enumerate(times, 1)),
+        "",
+        f"Median {statistics.median(firsts):.1f} s, largest {max(firsts):.1f} s.",
+        f"To reach: at most {TARGET_S:.0f} s ({verdict}).",
+        "",
+    ]
+    text = "\n".join(lines)
     print(text)
     if arguments.out:
         arguments.out.write_text(text)

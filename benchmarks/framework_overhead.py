@@ -15,12 +15,11 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from measured_run import Cost, commit, machine, run
+from measured_run import Cost, heading, run
 from pull_vs_img2dataset import SCENARIOS, photographs, server
 
 from controlmill.config import PullOptions, ShardOptions
@@ -119,10 +118,9 @@ def main() -> None:
 def report(measured: dict[str, list[tuple[float, float]]], rounds: int) -> str:
     """The result file."""
     lines = [
-        "# What the framework costs",
-        "",
-        f"{datetime.now(UTC):%Y-%m-%d}, commit {commit()}, {machine()};",
-        f"{ROWS_PER_SHARD} rows a shard (640x480 JPEG to 512, Canny), one shard at a time, median of {rounds} interleaved rounds, start-up taken off.",
+        *heading("What the framework costs"),
+        f"{ROWS_PER_SHARD} rows a shard (640x480 JPEG to 512, Canny), one shard at a time, median of",
+        f"{rounds} interleaved rounds, start-up taken off.",
         "",
         "| | CPU-s per shard | wall s per shard |",
         "|---|---|---|",

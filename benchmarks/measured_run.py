@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
@@ -89,8 +90,13 @@ def run(command: Sequence[str], log_path: Path, environment: dict[str, str] | No
         return Cost(wall_s, group.cpu_s(), peak_sum, peak_process)
 
 
-def machine() -> str:
-    """The machine in words, for the head of a result file."""
+def heading(title: str) -> list[str]:
+    """The first lines of a result file: what was measured, when, of which commit, where."""
+    day = datetime.now(UTC).strftime("%Y-%m-%d")
+    return [f"# {title}", "", f"{day}, commit {_commit()}, {_machine()}.", ""]
+
+
+def _machine() -> str:
     model = "unknown CPU"
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -100,8 +106,7 @@ def machine() -> str:
     return f"{os.cpu_count()} cores ({model}), Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}"
 
 
-def commit() -> str:
-    """The commit that is measured."""
+def _commit() -> str:
     return subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
     ).stdout.strip()

@@ -18,12 +18,11 @@ import venv
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import skimage.data
-from measured_run import Cost, commit, machine, run
+from measured_run import Cost, heading, run
 from PIL import Image
 
 PEER = "img2dataset==1.47.0"
@@ -164,10 +163,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     lines = [
-        f"# Pulling beside {PEER}",
-        "",
-        f"{datetime.now(UTC):%Y-%m-%d}, commit {commit()}, {machine()};",
-        f"median of {arguments.rounds} interleaved rounds, two processes of 32 downloads each, loopback server in a process of its own that is not counted.",
+        *heading(f"Pulling beside {PEER}"),
+        f"Median of {arguments.rounds} interleaved rounds, two processes of 32 downloads each; the loopback server",
+        "has a process of its own that is not counted.",
         "",
     ]
     for scenario in SCENARIOS:

@@ -21,6 +21,8 @@ from flows.engines import RunServer, own_ray_environment, prefect_server, ray_cl
 from flows.session import session
 from storage.dataset import Dataset
 
+_LAST_WORDS_S = 3.0
+
 if TYPE_CHECKING:
     from flows.report import BuildReport
 
@@ -88,7 +90,19 @@ def _use(server: RunServer | None) -> Iterator[None]:
 
     server.wait()
     with temporary_settings({PREFECT_API_URL: server.api_url}):
-        yield
+        try:
+            yield
+        finally:
+            _last_words()
+
+
+def _last_words() -> None:
+    """Send what is still queued for the server while it is there; Prefect would try for a minute after it has gone."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    for worker in (APILogWorker, EventsWorker):
+        worker.drain_all(timeout=_LAST_WORDS_S)
 
 
 @contextmanager
