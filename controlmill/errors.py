@@ -14,8 +14,12 @@
     │   └── StorageWriteError        4  disk full, no permission, read-only
     ├── EngineError                  5
     │   ├── EngineStartError         5  Ray or the Prefect server did not start
+    │   ├── EnvironmentUnusableError 5  an isolated Python environment is not there, or could not be made
     │   └── WorkerLostError          5  a worker died more often than it may
     ├── NetworkOutageError           6  this machine has lost its network; no row was marked as failed
+    ├── WeightsError                 7
+    │   ├── WeightsMissingError      7  weights are neither on this machine nor to be had
+    │   └── WeightsUnusableError     7  the file is not the one that was asked for, or holds something else
     └── InterruptedRunError        130  Ctrl-C or a termination signal
 
 Errors are caught by cause. A failure of one row is never an exception outside of its shard: it is a value with a
@@ -91,6 +95,10 @@ class EngineStartError(EngineError):
     """Ray or the Prefect server did not start."""
 
 
+class EnvironmentUnusableError(EngineError):
+    """An isolated Python environment is not there, was made for other pins, or could not be made."""
+
+
 class WorkerLostError(EngineError):
     """A worker died more often than it may."""
 
@@ -99,6 +107,20 @@ class NetworkOutageError(ControlmillError):
     """This machine has lost its network; no row was marked as failed."""
 
     exit_code = 6
+
+
+class WeightsError(ControlmillError):
+    """The weights of a network cannot be used."""
+
+    exit_code = 7
+
+
+class WeightsMissingError(WeightsError):
+    """Weights are neither on this machine nor to be had."""
+
+
+class WeightsUnusableError(WeightsError):
+    """The file is not the one that was asked for, or holds something else than these weights."""
 
 
 class InterruptedRunError(ControlmillError):

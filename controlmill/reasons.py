@@ -42,6 +42,7 @@ class Reason(StrEnum):
     BAD_ASPECT_RATIO = "bad_aspect_ratio"
     # a layer made from the picture
     ANNOTATOR_ERROR = "annotator_error"
+    CAPTIONER_ERROR = "captioner_error"
 
 
 MEANINGS: dict[Reason, str] = {
@@ -70,6 +71,7 @@ MEANINGS: dict[Reason, str] = {
     Reason.TOO_SMALL: "the shorter side is too small",
     Reason.BAD_ASPECT_RATIO: "too long for its width",
     Reason.ANNOTATOR_ERROR: "an annotator failed on the image",
+    Reason.CAPTIONER_ERROR: "a captioner failed on the image",
 }
 """What each reason means, in one line."""
 
@@ -82,6 +84,7 @@ _PICTURE = frozenset(
         Reason.TOO_SMALL,
         Reason.BAD_ASPECT_RATIO,
         Reason.ANNOTATOR_ERROR,
+        Reason.CAPTIONER_ERROR,
     }
 )
 

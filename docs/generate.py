@@ -17,7 +17,7 @@ from controlmill.cli import main
 from controlmill.cli.img2dataset import DEFAULTS, MISSING, NOTES
 from controlmill.cli.options import default_text, groups_of
 from controlmill.cli.values import shape_of
-from controlmill.config import AnnotateConfig, BuildConfig, Options, RetryConfig
+from controlmill.config import AnnotateConfig, BuildConfig, CaptionConfig, Options, RetryConfig
 from controlmill.reasons import MEANINGS, Reason, img2dataset_status
 from tasks.annotators import registry
 
@@ -35,7 +35,12 @@ def table(header: str, rows: Iterator[tuple[str, ...]]) -> str:
 
 def options() -> str:
     """Every option of every command, by group."""
-    commands: dict[str, type[Options]] = {"build": BuildConfig, "annotate": AnnotateConfig, "retry": RetryConfig}
+    commands: dict[str, type[Options]] = {
+        "build": BuildConfig,
+        "annotate": AnnotateConfig,
+        "caption": CaptionConfig,
+        "retry": RetryConfig,
+    }
     groups: dict[str, tuple[type[Options], list[str]]] = {}
     for model in commands.values():
         for name, fields in groups_of(model).items():
@@ -88,16 +93,25 @@ def annotators() -> str:
     parts = []
     for name in registry.names():
         kind = registry.find(name)
-        if not kind.__module__.startswith("tasks."):
+        if not kind.__module__.startswith("tasks.") or name in registry.PRESETS:
             continue
         model = kind.options_model
         rows = ((f"`{field}`", default(model, field), meaning(model, field)) for field in model.model_fields)
         columns = ", ".join(f"`{column.name}`" for column in kind.columns())
+        weights = ", ".join(f"`{file.filename}` of {file.repository}" for file in kind.weights)
         parts.append(
             f"## {name}\n\n{inspect.getdoc(kind)}\n\n{inspect.getdoc(model)}\n\n"
             f"{table('option | default | meaning', rows)}\n\nColumns: {columns}."
+            + (f" Weights: {weights}." if weights else "")
         )
+    rows = ((f"`{name}`", f"`{of}`", preset_text(preset)) for name, (of, preset) in registry.PRESETS.items())
+    parts.append(f"## Other names\n\n{table('name | annotator | with', rows)}")
     return "\n\n".join(parts)
+
+
+def preset_text(preset: dict[str, object]) -> str:
+    """Options that a name stands for."""
+    return ", ".join(f"`{option}={str(value).lower()}`" for option, value in preset.items()) or "nothing else"
 
 
 def reasons() -> str:

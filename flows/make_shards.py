@@ -1,6 +1,7 @@
 """What the dataset flows share: take shards as they are planned, find what each still needs, run it on Ray, count."""
 
 from collections import Counter, deque
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -17,6 +18,7 @@ from flows.report import BuildReport
 from flows.shard_tasks import annotate_shard, pull_shard
 from storage.dataset import Dataset
 from storage.record import CommitRecord
+from tasks.recipe import layer_fingerprints
 from tasks.stages import Stages, Work
 
 _LOOK_AHEAD = 64
@@ -31,8 +33,22 @@ def make_shards(
     first error of a shard; the others that are under way are cancelled, and nothing of them is committed.
     """
     planner.check(timeout_s=None)
-    jobs = _Jobs(dataset, options, planner, engine.processes_count or num_cpus)
-    fan_out = FanOut(limit=engine.processes_count or num_cpus, max_retries=engine.max_shard_retry)
+    num_parallel = engine.processes_count or num_cpus
+    stages = Stages(dataset, layer_fingerprints(dataset, options))
+
+    def job(work: Work, board: Any) -> Job:
+        common = {"uri": dataset.uri, "shard": work.shard, "options": options, "board": board}
+        common["num_parallel"] = num_parallel
+        if work.pull:
+            return Job(work.shard, pull_shard, common)
+        return Job(work.shard, annotate_shard, {**common, "names": work.layers})
+
+    jobs = Jobs(dataset, planner, stages, job, pulls=isinstance(options, ShardOptions))
+    return run_jobs(jobs, FanOut(num_parallel, engine.max_shard_retry))
+
+
+def run_jobs(jobs: "Jobs", fan_out: FanOut) -> BuildReport:
+    """Run the jobs as their shards are planned, and count; raises the first error of one."""
     for ended in fan_out.run(jobs.next_job, lambda: jobs.exhausted):
         if ended is not None:
             jobs.count(*ended)
@@ -41,15 +57,23 @@ def make_shards(
     return jobs.report
 
 
-class _Jobs:
+class Jobs:
     """The jobs of one run, and what became of them."""
 
-    def __init__(self, dataset: Dataset, options: LayerOptions, planner: BackgroundPlanner, num_parallel: int) -> None:
-        self._dataset = dataset
-        self._options = options
+    def __init__(
+        self,
+        dataset: Dataset,
+        planner: BackgroundPlanner,
+        stages: Stages,
+        make: Callable[[Work, Any], Job],
+        *,
+        pulls: bool,
+    ) -> None:
+        """`make` makes the job of some work and the board; shards without images are left alone unless `pulls`."""
         self._planner = planner
-        self._num_parallel = num_parallel
-        self._stages = Stages(dataset, options)
+        self._stages = stages
+        self._make = make
+        self._pulls = pulls
         self._board: Any = ray.remote(Board).options(num_cpus=0, max_restarts=-1).remote()
         self._lacking: deque[Work] = deque()
         self._num_shards = 0
@@ -59,14 +83,7 @@ class _Jobs:
     def next_job(self) -> Job | None:
         """The next shard that lacks something; None where none is planned yet."""
         self._look_ahead()
-        if not self._lacking:
-            return None
-        work = self._lacking.popleft()
-        common = {"uri": self._dataset.uri, "shard": work.shard, "options": self._options, "board": self._board}
-        common["num_parallel"] = self._num_parallel
-        if work.pull:
-            return Job(work.shard, pull_shard, common)
-        return Job(work.shard, annotate_shard, {**common, "names": work.layers})
+        return self._make(self._lacking.popleft(), self._board) if self._lacking else None
 
     @property
     def exhausted(self) -> bool:
@@ -82,7 +99,7 @@ class _Jobs:
             work = self._stages.missing(shard)
             if work is None:
                 self.report.num_shards_before += 1
-            elif not work.pull or isinstance(self._options, ShardOptions):
+            elif not work.pull or self._pulls:
                 self._lacking.append(work)
                 self._num_shards += 1
                 self._num_rows += work.num_rows

@@ -14,7 +14,7 @@ from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from controlmill.config import AnnotateConfig, BuildConfig, EngineOptions, RetryConfig
+from controlmill.config import AnnotateConfig, BuildConfig, CaptionConfig, EngineOptions, RetryConfig
 from controlmill.errors import InterruptedRunError
 from controlmill.progress import observer
 from flows.engines import RunServer, own_ray_environment, prefect_server, ray_cluster
@@ -47,6 +47,19 @@ def run_annotate(config: AnnotateConfig) -> "BuildReport":
         from flows.annotate_dataset import annotate_dataset
 
         return annotate_dataset(config)
+
+
+def run_caption(config: CaptionConfig) -> "BuildReport":
+    """Describe the images of a dataset in words."""
+    from tasks.captioners.registry import create
+    from tasks.stages import shards_to_caption
+
+    dataset = Dataset.open(config.output_folder)
+    captioner = create(config)
+    with _engines(dataset, partial(shards_to_caption, dataset, captioner), config):
+        from flows.caption_dataset import caption_dataset
+
+        return caption_dataset(config)
 
 
 def run_retry(config: RetryConfig) -> "BuildReport":

@@ -1,8 +1,8 @@
-"""The two Prefect tasks that run on Ray, one run per shard and stage. They only wrap: the work knows neither."""
+"""The Prefect tasks that run on Ray, one run per shard and stage. They only wrap: the work knows neither."""
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -11,6 +11,10 @@ from controlmill.config import LayerOptions, ShardOptions
 from storage.dataset import Dataset
 from storage.record import CommitRecord
 from tasks.progress import ShardProgress
+
+if TYPE_CHECKING:
+    from flows.captioning import CaptionPool
+    from tasks.captioners.base import Captioner
 
 _POST_EVERY_S = 0.5
 
@@ -35,6 +39,16 @@ def annotate_shard(
     records = work(Dataset(uri), shard, options, names, num_parallel, _post_to(board))
     board.finish.remote(shard)
     return records
+
+
+@task(name="caption-shard", task_run_name="caption {shard:05d}", persist_result=False, cache_policy=NO_CACHE)
+def caption_shard(uri: str, shard: int, captioner: "Captioner", pool: "CaptionPool", board: Any) -> list[CommitRecord]:
+    """Make the captions of one shard from its stored images; the actors of the pool do the work, this one waits."""
+    from tasks.caption_shard import caption_shard as work
+
+    record = work(Dataset(uri), shard, captioner, pool.caption_all, pool.versions, _post_to(board))
+    board.finish.remote(shard)
+    return [record]
 
 
 def _post_to(board: Any) -> Callable[[ShardProgress], None]:

@@ -39,9 +39,14 @@ def image_struct() -> pa.DataType:
     return pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
 
 
-def is_blob(field: pa.Field) -> bool:
+def is_image(field: pa.Field) -> bool:
     """Whether a column holds encoded images."""
     return bool(field.type == image_struct())
+
+
+def is_blob(field: pa.Field) -> bool:
+    """Whether a column holds encoded images, or other bytes of their size."""
+    return is_image(field) or bool(field.type == pa.binary())
 
 
 def image_features_metadata(schema: pa.Schema) -> pa.Schema:
@@ -52,7 +57,7 @@ def image_features_metadata(schema: pa.Schema) -> pa.Schema:
     """
     features: dict[str, Any] = {}
     for field in schema:
-        if is_blob(field):
+        if is_image(field):
             features[field.name] = {"_type": "Image"}
             continue
         name = _ARROW_TO_HUGGING_FACE.get(str(field.type), str(field.type))
@@ -101,8 +106,9 @@ def layer_schema(columns: Sequence[pa.Field] = (), metadata: dict[str, str] | No
     """Columns of an annotator's layer; `columns` and `metadata` (polarity, channel order) are the annotator's own."""
     fields = [
         pa.field("key", pa.string()),
-        *columns,
+        *(field for field in columns if not is_blob(field)),
         pa.field("reason", pa.string()),
+        *(field for field in columns if is_blob(field)),
         pa.field(CONDITION_COLUMN, image_struct()),
     ]
     return image_features_metadata(pa.schema(fields, metadata=metadata))

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from storage.filesystem import writing
 from storage.record import CommitRecord
-from storage.schema import is_blob
+from storage.schema import is_blob, is_image
 
 if TYPE_CHECKING:
     from storage.dataset import Dataset
@@ -174,7 +174,9 @@ class _RowGroups:
     def _blob_bytes(self, batch: pa.RecordBatch) -> "np.ndarray[Any, np.dtype[np.int64]]":
         total = np.zeros(batch.num_rows, dtype=np.int64)
         for index in self._blobs:
-            lengths = pc.binary_length(pc.struct_field(batch.column(index), "bytes")).fill_null(0)
+            column = batch.column(index)
+            data = pc.struct_field(column, "bytes") if is_image(self._schema.field(index)) else column
+            lengths = pc.binary_length(data).fill_null(0)
             total += lengths.to_numpy(zero_copy_only=False)
         return total
 
@@ -238,7 +240,7 @@ def _options(schema: pa.Schema) -> dict[str, Any]:
     parquet_schema = pq.ParquetFile(pa.BufferReader(probe.getvalue())).schema
     leaves = [parquet_schema.column(index).path for index in range(len(parquet_schema))]
     prefixes = tuple(f"{field.name}." for field in schema if is_blob(field))
-    blobs = [leaf for leaf in leaves if prefixes and leaf.startswith(prefixes)]
+    blobs = [leaf for leaf in leaves if prefixes and f"{leaf}.".startswith(prefixes)]
     others = [leaf for leaf in leaves if leaf not in blobs]
     return {
         "version": "2.6",

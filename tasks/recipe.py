@@ -14,6 +14,8 @@ from storage.filesystem import redact
 from storage.fingerprint import fingerprint
 from tasks.annotators.base import Annotator
 from tasks.annotators.registry import create
+from tasks.captioners.base import LAYER as CAPTION
+from tasks.captioners.base import Captioner
 
 IMAGE_VERSION = "1"
 """Raised when the same bytes and options give other pixels or other file bytes."""
@@ -44,6 +46,31 @@ def image_fingerprint(recipe: dict[str, Any]) -> str:
 def layer_fingerprint(annotator: Annotator, image: str) -> str:
     """Fingerprint of an annotator's layer over images with the fingerprint `image`."""
     return fingerprint(annotator.name, annotator.version, annotator.recipe(), image)
+
+
+def layer_fingerprints(dataset: Dataset, options: LayerOptions) -> dict[str, str]:
+    """The fingerprint that each layer of the options' annotators has in this dataset."""
+    image = image_fingerprint(dataset.description().options["image"])
+    return {unit.name: layer_fingerprint(unit, image) for unit in annotators(options)}
+
+
+def caption_fingerprint(captioner: Captioner, image: str) -> str:
+    """Fingerprint of the captions over images with the fingerprint `image`."""
+    return fingerprint(captioner.name, captioner.version, captioner.recipe(), image)
+
+
+def remember_captions(dataset: Dataset, captioner: Captioner) -> str:
+    """Write down how the captions are made, and return the fingerprint that they have in this dataset.
+
+    Raises:
+        DatasetMissingError: there is no dataset.
+        DatasetMismatchError: nothing was built in it yet.
+    """
+    known = dataset.description().options
+    if "image" not in known:
+        raise DatasetMismatchError(f"{redact(dataset.uri)}: nothing was built here yet; run `controlmill build` first")
+    dataset.describe(options={**known, CAPTION: {"captioner": captioner.name, **captioner.recipe()}})
+    return caption_fingerprint(captioner, image_fingerprint(known["image"]))
 
 
 def check(dataset: Dataset, options: LayerOptions) -> None:

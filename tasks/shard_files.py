@@ -59,7 +59,7 @@ class LayerFile:
         written = self._writer.close()
         annotator = self._annotator
         record = CommitRecord(
-            **_common(annotator.name, self._shard, written, self._started_s),
+            **record_fields(annotator.name, self._shard, written, self._started_s),
             count=self._num_rows,
             successes=self._num_rows - self._reasons.total(),
             fingerprint=layer_fingerprint(annotator, image.fingerprint),
@@ -141,7 +141,7 @@ class ShardFiles:
         hosts = Counter(host for row, _ in self._failed if (host := host_of(row.url)))
         source = self.dataset.layer("source").record(self.shard)
         return CommitRecord(
-            **_common("image", self.shard, written, self._started_s),
+            **record_fields("image", self.shard, written, self._started_s),
             count=self._num_images + len(self._failed),
             successes=self._num_images,
             failed_to_download=statuses["failed_to_download"],
@@ -161,7 +161,8 @@ class ShardFiles:
         return {"success": self._num_images, **counts}
 
 
-def _common(layer: str, shard: int, written: WrittenFile, started_s: float) -> dict[str, Any]:
+def record_fields(layer: str, shard: int, written: WrittenFile, started_s: float) -> dict[str, Any]:
+    """The fields of a commit record that are the same for every layer."""
     ended_s = time.time()
     return {
         "layer": layer,

@@ -1,11 +1,12 @@
 """Which work a shard still needs: everything from pulling on, some layers from its stored images, or nothing."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from controlmill.config import BuildConfig, LayerOptions
 from storage.dataset import Dataset
-from tasks.recipe import annotators, check, image_fingerprint, layer_fingerprint, remember
+from tasks.captioners.base import Captioner
+from tasks.recipe import annotators, check, remember, remember_captions
 from tasks.sources.plan import plan
 
 
@@ -44,16 +45,20 @@ def shards_with_images(dataset: Dataset, options: LayerOptions) -> Iterator[int]
     yield from sorted(dataset.layer("image").committed())
 
 
+def shards_to_caption(dataset: Dataset, captioner: Captioner) -> Iterator[int]:
+    """Remember how the captions are made, and yield the shards whose images are there."""
+    remember_captions(dataset, captioner)
+    yield from sorted(dataset.layer("image").committed())
+
+
 class Stages:
     """Looks up what is missing; reads all commit records of the layers concerned once."""
 
-    def __init__(self, dataset: Dataset, options: LayerOptions) -> None:
-        image = image_fingerprint(dataset.description().options["image"])
+    def __init__(self, dataset: Dataset, fingerprints: Mapping[str, str]) -> None:
+        """`fingerprints`: what each layer that is wanted has where it is made as it should be."""
         self._source = dataset.layer("source")
         self._image = dataset.layer("image").statuses()
-        self._made_from = {
-            unit.name: _made_from(dataset, unit.name, layer_fingerprint(unit, image)) for unit in annotators(options)
-        }
+        self._made_from = {name: _made_from(dataset, name, expected) for name, expected in fingerprints.items()}
 
     def missing(self, shard: int) -> Work | None:
         """The work that a planned shard needs, None where it is complete."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from controlmill.cli.survey import LayerSurvey, Survey
 
 _MAX_HOSTS = 10
+_AGAIN = {"source": "the same build", "image": "the same build", "caption": "the same caption command"}
 
 
 def print_survey(found: "Survey", console: Console) -> None:
@@ -74,7 +75,7 @@ def _incomplete(found: "Survey") -> list[str]:
 
     lines = []
     for layer in found.layers:
-        again = "the same build" if layer.name in (SOURCE, IMAGE) else f"annotate --annotators {layer.name}"
+        again = _AGAIN.get(layer.name, f"annotate --annotators {layer.name}")
         if layer.missing_shards:
             lines.append(f"{layer.name}: missing shards: {ranges(layer.missing_shards)}; run {again} again")
         if layer.stale_shards:

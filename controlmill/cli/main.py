@@ -13,8 +13,11 @@ from controlmill.errors import ControlmillError, InterruptedRunError
 COMMANDS = {
     "build": "Pull images from a list of URLs and annotate them, into a dataset of Parquet layers.",
     "annotate": "Add layers to a dataset.",
+    "caption": "Describe the images of a dataset in words.",
     "retry": "Pull failed rows of a dataset again.",
     "inspect": "Show what is in a dataset: layers, failures, what is incomplete.",
+    "weights": "List, fetch and verify the weights of annotators.",
+    "env": "Make and check isolated Python environments: for --captioner lavis.",
 }
 
 

@@ -3,6 +3,7 @@
 from pydantic import Field
 
 from controlmill.config.base import Options
+from controlmill.config.caption import CaptionOptions
 from controlmill.config.engine import EngineOptions
 from controlmill.config.image import ImageOptions
 from controlmill.config.layers import LayerOptions
@@ -28,6 +29,10 @@ class BuildConfig(DatasetOptions, SourceOptions, ShardOptions, EngineOptions):
 
 class AnnotateConfig(DatasetOptions, LayerOptions, EngineOptions):
     """Everything that `controlmill annotate` and the flow `annotate_dataset` take."""
+
+
+class CaptionConfig(DatasetOptions, CaptionOptions, EngineOptions):
+    """Everything that `controlmill caption` and the flow `caption_dataset` take."""
 
 
 class RetryConfig(DatasetOptions, PullOptions, EngineOptions):

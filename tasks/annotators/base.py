@@ -1,13 +1,16 @@
 """What an annotator is: RGB images in, one map or one failure per image out, in the geometry of the image.
 
-The author of an annotator writes a class with a name, a version, options and `annotate`; batches, failures, timing and
-the checks of what comes out are done here. CONTRIBUTING.md has the five steps.
+The author of an annotator writes a class with a name, a version, options and `annotate`; batches, failures, timing,
+where weights are and the checks of what comes out are done here. CONTRIBUTING.md has the five steps. One that is a
+network derives from `tasks.annotators.network.NetworkAnnotator`.
 """
 
 import json
 import re
+import sys
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -17,7 +20,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from controlmill.config.base import Options
+from controlmill.errors import WeightsUnusableError
 from controlmill.reasons import Reason, RowFailure
+from storage.weights.reference import FoundWeights, WeightsFile
+from storage.weights.resolve import resolve
 from tasks.images.types import Pixels
 
 Polarity = Literal["white_on_black", "black_on_white", "none"]
@@ -50,8 +56,8 @@ class Annotator(ABC):
     It knows nothing of the engine that runs it. One instance may be called by several threads.
     """
 
-    name: ClassVar[str]
-    """Name of the layer, lower case: letters, digits and underscores."""
+    name: str
+    """Name of the layer, lower case: letters, digits and underscores; an instance may carry another than its class."""
     version: ClassVar[str]
     """Raised when the same image and options give another map; layers of the old version are then made again."""
     options_model: ClassVar[type[Options]]
@@ -63,11 +69,20 @@ class Annotator(ABC):
     polarity: ClassVar[Polarity] = "none"
     flags: ClassVar[tuple[str, ...]] = ()
     """Boolean columns that are counted in the commit record."""
+    weights: ClassVar[tuple[WeightsFile, ...]] = ()
+    """Every file of weights that it may need."""
+    not_in_recipe: ClassVar[frozenset[str]] = frozenset()
+    """Options that do not change a map."""
+    content: ClassVar[str] = "map"
+    """What the values of a map are, where they are not what the polarity says: "class_ids"."""
 
     def __init__(self, options: Options, seed: int = 0) -> None:
         self.options = options
         self.seed = seed
         self._durations_s: list[float] = []
+        self._found: list[FoundWeights] | None = None
+        self._expected: dict[str, str] = {}
+        self._fitting = sys.maxsize
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -87,6 +102,41 @@ class Annotator(ABC):
         # an annotator without weights has nothing to do here
         del device
 
+    def needed_weights(self) -> tuple[WeightsFile, ...]:
+        """The files of weights that it needs with these options."""
+        return self.weights
+
+    def find_weights(self) -> list[FoundWeights]:
+        """Where its weights are on this machine, downloaded if need be; looked up once.
+
+        Raises:
+            WeightsMissingError: they are not there and cannot be had.
+            WeightsUnusableError: they are not those that this annotator was sent to the worker with.
+        """
+        if self._found is None:
+            needed = self.needed_weights()
+            self._found = resolve(needed, getattr(self.options, "weights", None)) if needed else []
+            for found in self._found:
+                expected = self._expected.setdefault(str(found.file), found.sha256)
+                if found.sha256 != expected:
+                    raise WeightsUnusableError(
+                        f"{self.name}: {found.path} has SHA-256 {found.sha256}, but the run was started with "
+                        f"{expected}; all machines of a run need the same weights"
+                    )
+        return self._found
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What travels to a worker: options, seed and the hashes of the weights, but no path and nothing loaded."""
+        return {
+            "name": self.name,
+            "options": self.options,
+            "seed": self.seed,
+            "_durations_s": [],
+            "_found": None,
+            "_expected": self._expected,
+            "_fitting": sys.maxsize,
+        }
+
     @classmethod
     def columns(cls) -> list[pa.Field]:
         """Columns of the layer beside the map, flags included."""
@@ -96,12 +146,18 @@ class Annotator(ABC):
     def metadata(cls) -> dict[str, str]:
         """What a reader of the layer must know to use the map, for the Parquet schema."""
         order = "RGB" if cls.channels == 3 else "L"
-        return {"polarity": cls.polarity, "channels": str(cls.channels), "channel_order": order}
+        content = {} if cls.content == "map" else {"content": cls.content}
+        return {"polarity": cls.polarity, "channels": str(cls.channels), "channel_order": order, **content}
 
     def recipe(self) -> dict[str, Any]:
-        """What the map depends on besides image, name and version, as plain JSON values."""
-        options: dict[str, Any] = json.loads(self.options.model_dump_json())
-        return {**options, "seed": self.seed}
+        """What the map depends on besides image, name and version, as plain JSON values: options, seed, weights.
+
+        Raises:
+            WeightsMissingError: the weights are not on this machine and cannot be had.
+        """
+        options: dict[str, Any] = json.loads(self.options.model_dump_json(exclude=set(self.not_in_recipe)))
+        weights = {str(found.file): found.sha256 for found in self.find_weights()}
+        return {**options, "seed": self.seed, **({"weights": weights} if weights else {})}
 
     def take_busy_s(self) -> float:
         """Seconds spent in `annotate`, over all threads, since the last time this was asked."""
@@ -109,7 +165,12 @@ class Annotator(ABC):
         return sum(spent)
 
     def __call__(self, images: Sequence[Pixels], keys: Sequence[str]) -> list[Annotation | RowFailure]:
-        """Annotate RGB uint8 (H, W, 3) images of any sizes; one result per image, in order, failures as values."""
+        """Annotate RGB uint8 (H, W, 3) images of any sizes; one result per image, in order, failures as values.
+
+        Images of one size are worked on together, at most `batch_size` of them in the order they come. The same
+        images in the same calls give the same maps; where a network rounds differently for another size of the batch,
+        a map may differ from that of the image alone by one in the last place.
+        """
         results: dict[int, Annotation | RowFailure] = {
             index: RowFailure(
                 Reason.ANNOTATOR_ERROR, f"the image is {image.dtype} of shape {image.shape}, not RGB uint8 (H, W, 3)"
@@ -117,8 +178,16 @@ class Annotator(ABC):
             for index, image in enumerate(images)
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3
         }
-        for batch in self._batches(images, results):
-            results.update(zip(batch, self._annotate_batch(images, keys, batch), strict=True))
+        waiting = deque(self._batches(images, results))
+        while waiting:
+            batch = waiting.popleft()
+            fits = len(batch) <= self._fitting
+            made = self._annotate_batch(images, keys, batch) if fits else self._fitting
+            if isinstance(made, int):
+                _release_device_memory()
+                waiting.extendleft(reversed([batch[start : start + made] for start in range(0, len(batch), made)]))
+            else:
+                results.update(zip(batch, made, strict=True))
         return [results[index] for index in range(len(images))]
 
     def _batches(self, images: Sequence[Pixels], refused: Collection[int]) -> list[list[int]]:
@@ -128,12 +197,13 @@ class Annotator(ABC):
             if index in refused:
                 continue
             by_size.setdefault(image.shape, []).append(index)
-        step = self.batch_size
+        step = min(self.batch_size, self._fitting)
         return [same[start : start + step] for same in by_size.values() for start in range(0, len(same), step)]
 
     def _annotate_batch(
         self, images: Sequence[Pixels], keys: Sequence[str], batch: list[int]
-    ) -> list[Annotation | RowFailure]:
+    ) -> list[Annotation | RowFailure] | int:
+        """The results of a batch, or the size of the smaller ones to try instead."""
         started_s = time.perf_counter()
         try:
             made = self.annotate([images[index] for index in batch], [keys[index] for index in batch])
@@ -141,10 +211,13 @@ class Annotator(ABC):
             # the machine's trouble, not the image's
             raise
         except Exception as error:  # noqa: BLE001  one row's edge: the unit may be anybody's code
-            if len(batch) > 1:
-                # one of them spoils the batch: each by itself shows which
-                return [self._annotate_batch(images, keys, [index])[0] for index in batch]
-            return [_failure(error)]
+            if len(batch) == 1:
+                return [_failure(error)]
+            if _is_out_of_device_memory(error):
+                self._fitting = len(batch) // 2
+                return self._fitting
+            # one of them spoils the batch: each by itself shows which
+            return 1
         finally:
             self._durations_s.append(time.perf_counter() - started_s)
         if len(made) != len(batch):
@@ -168,3 +241,15 @@ class Annotator(ABC):
 
 def _failure(error: Exception) -> RowFailure:
     return RowFailure(Reason.ANNOTATOR_ERROR, f"{type(error).__name__}: {' '.join(str(error).split())}")
+
+
+def _is_out_of_device_memory(error: Exception) -> bool:
+    """Whether it is torch's error for that, without importing torch: every kind of device raises this one."""
+    return type(error).__name__ == "OutOfMemoryError"
+
+
+def _release_device_memory() -> None:
+    """Give back what torch keeps for later: the halves of a batch need blocks of other sizes."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()

@@ -51,7 +51,7 @@ class CannyOptions(Options):
 class Canny(Annotator):
     """White edges, one pixel wide, on black: `cv2.Canny` of the RGB pixels, L1 gradient, 3x3 Sobel, no resampling."""
 
-    name: ClassVar[str] = "canny"
+    name = "canny"
     version: ClassVar[str] = "1"
     options_model: ClassVar[type[Options]] = CannyOptions
     polarity: ClassVar[Polarity] = "white_on_black"

@@ -1,4 +1,6 @@
-"""One image through one annotator to the row that is stored."""
+"""Images through one annotator to the rows that are stored."""
+
+from collections.abc import Sequence
 
 from controlmill.reasons import RowFailure
 from tasks.annotators.base import Annotator
@@ -9,7 +11,12 @@ from tasks.rows import Map
 
 def make_map(annotator: Annotator, pixels: Pixels, key: str) -> Map:
     """The encoded map of an image with its columns, or the reason why there is none."""
-    (made,) = annotator([pixels], [key])
-    if isinstance(made, RowFailure):
-        return Map(None, {}, made.reason)
-    return Map(encode_map(made.map), made.columns)
+    return make_maps(annotator, [pixels], [key])[0]
+
+
+def make_maps(annotator: Annotator, images: Sequence[Pixels], keys: Sequence[str]) -> list[Map]:
+    """The encoded map of each image, made in batches."""
+    return [
+        Map(None, {}, made.reason) if isinstance(made, RowFailure) else Map(encode_map(made.map), made.columns)
+        for made in annotator(images, keys)
+    ]

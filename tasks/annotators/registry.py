@@ -1,5 +1,8 @@
 """Annotators by name: those that come with controlmill, those of installed packages, and one in a file of the user's.
 
+The layer has the name that was asked for. Names of controlnet_aux's `Processor` are presets: `scribble_hed` is `hed`
+with `scribble=true`, in a layer called `scribble_hed`, so that several variants fit into one dataset.
+
 A package registers a class under the entry point group `controlmill.annotators`; a file is named `./file.py:Class`.
 """
 
@@ -17,13 +20,39 @@ from controlmill.errors import ConfigError
 from tasks.annotators.base import Annotator
 
 GROUP: Final = "controlmill.annotators"
-_BUILT_IN: Final = {"canny": "tasks.annotators.canny:Canny"}
+_BUILT_IN: Final = {
+    "canny": "tasks.annotators.canny:Canny",
+    "hed": "tasks.annotators.hed:Hed",
+    "lineart": "tasks.annotators.lineart:Lineart",
+    "lineart_standard": "tasks.annotators.lineart_standard:LineartStandard",
+    "midas": "tasks.annotators.midas:Midas",
+    "openpose": "tasks.annotators.openpose.annotator:Openpose",
+    "scribble": "tasks.annotators.scribble:Scribble",
+    "segmentation": "tasks.annotators.segmentation.annotator:Segmentation",
+    "mlsd": "tasks.annotators.mlsd:Mlsd",
+    "normal_bae": "tasks.annotators.normal_bae:NormalBae",
+    "normal_midas": "tasks.annotators.midas:NormalMidas",
+}
+PRESETS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
+    "softedge_hed": ("hed", {}),
+    "softedge_hedsafe": ("hed", {"safe": True}),
+    "scribble_hed": ("hed", {"scribble": True}),
+    "scribble_hedsafe": ("hed", {"safe": True, "scribble": True}),
+    "depth_midas": ("midas", {}),
+    "lineart_coarse": ("lineart", {"coarse": True}),
+    "lineart_realistic": ("lineart", {}),
+    "openpose_face": ("openpose", {"include_face": True}),
+    "openpose_faceonly": ("openpose", {"include_body": False, "include_face": True}),
+    "openpose_full": ("openpose", {"include_hand": True, "include_face": True}),
+    "openpose_hand": ("openpose", {"include_body": False, "include_hand": True}),
+}
+"""Other names of an annotator, with options that are set unless they are given."""
 _RESERVED: Final = frozenset({"source", "image", "failures"})
 
 
 def names() -> list[str]:
     """Names of all annotators that `create` knows, sorted; none of them is imported."""
-    return sorted({*_BUILT_IN, *(point.name for point in entry_points(group=GROUP))})
+    return sorted({*_BUILT_IN, *PRESETS, *(point.name for point in entry_points(group=GROUP))})
 
 
 def create(name: str, options: dict[str, Any], seed: int = 0) -> Annotator:
@@ -33,7 +62,11 @@ def create(name: str, options: dict[str, Any], seed: int = 0) -> Annotator:
         ConfigError: there is no such annotator, it cannot be imported, or an option of it is wrong.
     """
     found = find(name)
-    return found(validate(found.options_model, options, prefix=f"annotator_options.{name}."), seed)
+    _, preset = PRESETS.get(name, (name, {}))
+    made = found(validate(found.options_model, {**preset, **options}, prefix=f"annotator_options.{name}."), seed)
+    if name in PRESETS:
+        made.name = name
+    return made
 
 
 def find(name: str) -> type[Annotator]:
@@ -46,10 +79,10 @@ def find(name: str) -> type[Annotator]:
         path, _, attribute = name.rpartition(":")
         return _checked(name, getattr(_load_file(name, Path(path)), attribute, None))
     points = [point for point in entry_points(group=GROUP) if point.name == name]
-    if name in _BUILT_IN:
+    if name in _BUILT_IN or name in PRESETS:
         if points:
             raise ConfigError(f"annotators: {_package(points[0])} registers {name!r}, which controlmill has itself")
-        points = [EntryPoint(name, _BUILT_IN[name], GROUP)]
+        points = [EntryPoint(name, _BUILT_IN[PRESETS[name][0] if name in PRESETS else name], GROUP)]
     if not points:
         raise ConfigError(f"annotators: there is no annotator {name!r}; there are {', '.join(names())}")
     if len({point.value for point in points}) > 1:

@@ -88,3 +88,9 @@ def test_names_of_ours_are_refused() -> None:
         "sha256",
         "image",
     ]
+
+
+def test_bytes_that_are_no_images_are_values() -> None:
+    found = features(layer_schema([pa.field("depth", pa.binary())]))
+    assert found["depth"] == {"dtype": "binary", "_type": "Value"}
+    assert found["conditioning_image"] == {"_type": "Image"}

@@ -18,7 +18,7 @@ from controlmill.errors import StorageWriteError
 from storage import writer as writer_module
 from storage.dataset import Dataset
 from storage.record import CommitRecord
-from storage.schema import source_schema
+from storage.schema import layer_schema, source_schema
 from storage.writer import ShardWriter
 
 Batch = Callable[..., pa.RecordBatch]
@@ -80,6 +80,25 @@ def test_blobs_are_plain_and_uncompressed_and_the_rest_is_not(dataset: Dataset, 
     assert "RLE_DICTIONARY" in columns["key"].encodings
     assert blob.has_offset_index
     assert columns["key"].has_column_index
+
+
+def test_columns_of_bytes_are_blobs_too(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer_module, "BLOB_BYTES_PER_GROUP", 100)
+    schema = layer_schema([pa.field("depth", pa.binary()), pa.field("near", pa.float32())])
+    rows = [
+        {"key": str(row), "near": 1.0, "depth": bytes(30), "conditioning_image": {"bytes": bytes(20), "path": "0.png"}}
+        for row in range(5)
+    ] + [{"key": "5", "near": None, "depth": None, "reason": "annotator_error", "conditioning_image": None}]
+    write(dataset, 0, [pa.RecordBatch.from_pylist(rows, schema)])
+    metadata = pq.ParquetFile(dataset.layer("canny").path(0)).metadata
+    assert schema.names == ["key", "near", "reason", "depth", "conditioning_image"]
+    assert [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)] == [2, 2, 2]
+    depth = next(
+        column
+        for column in map(metadata.row_group(0).column, range(metadata.num_columns))
+        if column.path_in_schema == "depth"
+    )
+    assert (depth.compression, depth.has_dictionary_page) == ("UNCOMPRESSED", False)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -173,7 +192,7 @@ import resource, signal, sys
 import pyarrow as pa
 from controlmill.errors import StorageWriteError
 from storage.dataset import Dataset
-from storage.schema import source_schema
+from storage.schema import layer_schema, source_schema
 from storage.writer import ShardWriter
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

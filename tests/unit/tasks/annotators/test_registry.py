@@ -1,3 +1,4 @@
+import subprocess
 import sys
 from pathlib import Path
 
@@ -116,3 +117,37 @@ def test_a_package_cannot_take_a_name_of_controlmills(installed: Path) -> None:
     installed.write_text("[controlmill.annotators]\ncanny = their_package:Invert\n")
     with pytest.raises(ConfigError, match="their-package registers 'canny'"):
         create("canny", {})
+
+
+def test_names_of_controlnet_aux_are_presets_and_layers_of_their_own() -> None:
+    made = create("scribble_hedsafe", {})
+    assert made.name == "scribble_hedsafe"
+    assert made.options.model_dump(include={"safe", "scribble"}) == {"safe": True, "scribble": True}
+    assert create("scribble_hedsafe", {"safe": False}).options.model_dump()["safe"] is False
+    with pytest.raises(ConfigError, match=r"annotator_options\.scribble_hed\.save: there is no such option"):
+        create("scribble_hed", {"save": True})
+
+
+def test_every_name_of_the_families_that_there_are_is_known() -> None:
+    theirs = {
+        "scribble_hed", "softedge_hed", "scribble_hedsafe", "softedge_hedsafe", "depth_midas", "mlsd", "openpose",
+        "openpose_face", "openpose_faceonly", "openpose_full", "openpose_hand", "normal_bae", "lineart_coarse",
+        "lineart_realistic", "canny",
+    }  # fmt: skip
+    assert theirs <= set(names())
+
+
+def test_a_package_cannot_take_a_preset(installed: Path) -> None:
+    installed.write_text("[controlmill.annotators]\nsoftedge_hed = their_package:Invert\n")
+    with pytest.raises(ConfigError, match="their-package registers 'softedge_hed'"):
+        create("softedge_hed", {})
+
+
+def test_constructing_and_listing_import_no_torch() -> None:
+    code = (
+        "import sys; from tasks.annotators.registry import create, names; "
+        "[create(name, {}) for name in names()]; "
+        "print(*sorted({'torch', 'controlnet_aux', 'transformers', 'huggingface_hub'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""

@@ -1,0 +1,101 @@
+"""`controlmill weights`."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from controlmill.cli.options import CONTEXT_SETTINGS
+from controlmill.errors import ConfigError, WeightsUnusableError
+
+if TYPE_CHECKING:
+    from storage.weights.reference import WeightsFile
+
+_TEXT = """Weights of networks: where they are, and whether they are the published ones.
+
+A file is looked for in the folders of $CONTROLMILL_WEIGHTS (as owner/name/file, name/file or file), then in the cache
+of Hugging Face, then on its hub, unless HF_HUB_OFFLINE is set. NAME is an annotator; by default all of them.
+"""
+_VERDICTS = {
+    "published": "as published",
+    "another": "not the published file",
+    "unknown": "no published hash to compare with",
+    "missing": "not on this machine",
+}
+
+
+def files_of(names: Sequence[str]) -> dict["WeightsFile", list[str]]:
+    """The files that annotators may need, each with the annotators that need it.
+
+    Raises:
+        ConfigError: there is no such annotator, or it has no weights.
+    """
+    from tasks.annotators import registry
+
+    files: dict[WeightsFile, list[str]] = {}
+    for name in names or [name for name in registry.names() if name not in registry.PRESETS]:
+        weights = registry.find(name).weights
+        if names and not weights:
+            raise ConfigError(f"{name}: this annotator needs no weights")
+        for file in weights:
+            files.setdefault(file, []).append(name)
+    return files
+
+
+def run_list(names: Sequence[str]) -> None:
+    """Print where each file is."""
+    from storage.weights.survey import find
+
+    files = files_of(names)
+    rows = [(file.filename, file.repository, ", ".join(files[file]), found) for file, found in find(list(files))]
+    header = ("file", "of", "for", "on this machine")
+    _print([header, *((*texts, str(found.path) if found else "-") for *texts, found in rows)])
+
+
+def run_fetch(names: Sequence[str]) -> None:
+    """Have every file on this machine."""
+    from storage.weights.resolve import resolve
+
+    for found in resolve(list(files_of(names))):
+        click.echo(f"{found.file}: {found.path}")
+
+
+def run_verify(names: Sequence[str]) -> None:
+    """Read every file that is there and compare it with the published one."""
+    from storage.weights.survey import verify
+
+    verified = [verify(file) for file in files_of(names)]
+    rows = [(one.file.filename, _VERDICTS[one.verdict], str(one.found.path) if one.found else "-") for one in verified]
+    _print([("file", "", "on this machine"), *rows])
+    others = [str(one.found.path) for one in verified if one.found and one.verdict == "another"]
+    if others:
+        raise WeightsUnusableError(f"weights: not the published files: {', '.join(others)}")
+
+
+def _print(rows: list[tuple[str, ...]]) -> None:
+    """Print columns side by side; paths come last, whole, to be copied."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _subcommand(name: str, text: str, run: Any) -> click.Command:
+    return click.Command(
+        name,
+        params=[click.Argument(["names"], nargs=-1, metavar="[NAME]...")],
+        callback=run,
+        help=text,
+        context_settings=CONTEXT_SETTINGS,
+    )
+
+
+command = click.Group(
+    "weights",
+    commands=[
+        _subcommand("list", "Show which files there are, and where they are on this machine.", run_list),
+        _subcommand("fetch", "Download what is not on this machine.", run_fetch),
+        _subcommand("verify", "Read what is on this machine and compare it with what was published.", run_verify),
+    ],
+    help=_TEXT,
+    context_settings=CONTEXT_SETTINGS,
+)

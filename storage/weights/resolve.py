@@ -1,0 +1,187 @@
+"""Where a file of weights is: as an option says, in $CONTROLMILL_WEIGHTS, in the Hugging Face cache, or on the hub.
+
+A folder of weights may hold a file as `owner/name/file`, as `name/file`, or under its name alone where that name says
+which file it is. Nothing is downloaded where HF_HUB_OFFLINE is set. The cache, its place, the token for repositories
+that need one and a mirror of the hub are set by the environment variables of `huggingface_hub`.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from controlmill.errors import WeightsMissingError, WeightsUnusableError
+from storage.filesystem import one_line
+from storage.weights.digest import sha256_of
+from storage.weights.reference import FoundWeights, Origin, WeightsFile
+
+FOLDER_VARIABLE = "CONTROLMILL_WEIGHTS"
+
+
+def resolve(files: Sequence[WeightsFile], given: str | None = None, *, download: bool = True) -> list[FoundWeights]:
+    """Find all `files` on this machine, downloading what is missing; optional ones that do not exist are left out.
+
+    Args:
+        files: what is needed.
+        given: the user's own file, or folder of files, which is then the only place that is looked at.
+        download: whether the hub may be asked.
+
+    Raises:
+        WeightsMissingError: naming every file that could not be had, its repository and where to put it.
+        WeightsUnusableError: a file cannot be read.
+    """
+    if given is not None and len(files) > 1 and Path(given).expanduser().is_file():
+        names = ", ".join(file.filename for file in files)
+        raise WeightsUnusableError(f"weights: {given} is one file, but {names} are needed; give their folder")
+    found: list[FoundWeights] = []
+    missing: list[tuple[WeightsFile, str | None]] = []
+    for file in files:
+        one = _find(file, given, download=download)
+        if isinstance(one, FoundWeights):
+            found.append(one)
+        elif not file.optional:
+            missing.append((file, one))
+    if missing:
+        raise WeightsMissingError(missing_text(missing, given))
+    return found
+
+
+def locate_any(file: WeightsFile, given: str | None = None) -> FoundWeights | None:
+    """Find a file, or the one that serves as well, without asking the network.
+
+    Raises:
+        WeightsUnusableError: it is there and cannot be read.
+    """
+    return next((found for choice in _choices(file) if (found := locate(choice, given))), None)
+
+
+def _choices(file: WeightsFile) -> list[WeightsFile]:
+    return [file] if file.or_else is None else [file, replace(file, filename=file.or_else, sha256=None)]
+
+
+def _find(file: WeightsFile, given: str | None, *, download: bool) -> FoundWeights | str | None:
+    """The file, or why the hub did not give it; None where the hub was not asked."""
+    found = locate_any(file, given)
+    if found is not None:
+        return found
+    if given is not None or not download or is_offline():
+        return None
+    refused: str | None = None
+    for choice in _choices(file):
+        answer = _download(choice)
+        if isinstance(answer, FoundWeights):
+            return answer
+        refused = refused or answer
+    return refused
+
+
+def locate(file: WeightsFile, given: str | None = None) -> FoundWeights | None:
+    """Find a file without asking the network; None where it is not on this machine.
+
+    Raises:
+        WeightsUnusableError: it is there and cannot be read.
+    """
+    for path, origin in _places(file, given):
+        if path.is_file():
+            return _found(file, path, origin)
+    return None if given is not None else _cached(file)
+
+
+def is_offline() -> bool:
+    """Whether HF_HUB_OFFLINE forbids asking the hub."""
+    from huggingface_hub import constants
+
+    value = os.environ.get("HF_HUB_OFFLINE", "")
+    return bool(constants.HF_HUB_OFFLINE) or value.upper() in {"1", "ON", "YES", "TRUE"}
+
+
+def missing_text(missing: Sequence[tuple[WeightsFile, str | None]], given: str | None = None) -> str:
+    """What to say of files that are not there; the second of each pair is why the hub did not give it, if asked."""
+    if given is not None:
+        return f"weights: {given} does not have {', '.join(file.filename for file, _ in missing)}"
+    by_page: dict[str, list[str]] = {}
+    for file, why in missing:
+        by_page.setdefault(_page(file), []).append(f"{file.filename} ({why})" if why else file.filename)
+    names = "; ".join(f"{', '.join(files)} of {page}" for page, files in by_page.items())
+    folder = os.environ.get(FOLDER_VARIABLE)
+    example = missing[0][0]
+    place = f"{folder or 'FOLDER'}/{example.filename if example.unique_name else example}"
+    setting = "" if folder else f" and set {FOLDER_VARIABLE}=FOLDER"
+    offline = ", HF_HUB_OFFLINE is set" if is_offline() else ""
+    return (
+        f"weights: not on this machine{offline}: {names}; put {'it' if len(missing) == 1 else 'each'} at {place}"
+        f"{setting}, or run `controlmill weights fetch` where there is a network"
+    )
+
+
+def _page(file: WeightsFile) -> str:
+    at = "" if file.revision == "main" else f" at {file.revision[:12]}"
+    return f"https://huggingface.co/{file.repository}{at}"
+
+
+def _places(file: WeightsFile, given: str | None) -> Iterator[tuple[Path, Origin]]:
+    if given is not None:
+        path = Path(given).expanduser()
+        yield path, "given"
+        yield from ((place, "given") for place in _in_folder(file, path))
+        # a folder that was named for one model holds its files under their bare names
+        yield path / file.filename, "given"
+        return
+    for folder in filter(None, os.environ.get(FOLDER_VARIABLE, "").split(os.pathsep)):
+        yield from ((place, "folder") for place in _in_folder(file, Path(folder).expanduser()))
+
+
+def _in_folder(file: WeightsFile, folder: Path) -> Iterator[Path]:
+    yield folder / file.repository / file.filename
+    yield folder / file.repository.rpartition("/")[2] / file.filename
+    if file.unique_name:
+        yield folder / file.filename
+        yield folder / Path(file.filename).name
+
+
+def _cached(file: WeightsFile) -> FoundWeights | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    # whoever used the hub's branch has the file under the commit that the branch had: as good where the hash is known
+    for revision in dict.fromkeys((file.revision, "main")):
+        path = try_to_load_from_cache(file.repository, file.filename, revision=revision)
+        if not isinstance(path, str):
+            continue
+        found = _found(file, Path(path), "cache")
+        if revision == file.revision or (file.sha256 and found.sha256 == file.sha256):
+            return found
+    return None
+
+
+def _download(file: WeightsFile) -> FoundWeights | str:
+    """The file from the hub, or why it could not be had."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    endpoint: Any = os.environ.get("HF_ENDPOINT")
+    try:
+        path = hf_hub_download(file.repository, file.filename, revision=file.revision, endpoint=endpoint)
+    except LocalEntryNotFoundError as error:
+        # the cause says what the network did; the error itself only that there is no network
+        return one_line(error.__cause__ or error)
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        return one_line(error)
+    found = _found(file, Path(path), "hub")
+    if file.sha256 and found.sha256 != file.sha256:
+        raise WeightsUnusableError(
+            f"weights: what the hub gave as {file} has SHA-256 {found.sha256}, not {file.sha256}; delete {path} and "
+            "try again"
+        )
+    return found
+
+
+def _found(file: WeightsFile, path: Path, origin: Origin) -> FoundWeights:
+    try:
+        sha256 = sha256_of(path)
+    except OSError as error:
+        raise WeightsUnusableError(f"weights: cannot read {path}: {error.strerror}") from error
+    # .../snapshots/<commit>/<file>, whose file is a link into .../blobs
+    parts = path.parts
+    commit = parts[parts.index("snapshots") + 1] if origin in ("cache", "hub") and "snapshots" in parts else None
+    return FoundWeights(file, path, sha256, origin, commit)

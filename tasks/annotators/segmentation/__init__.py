@@ -1,0 +1,1 @@
+"""What every pixel shows, as ADE20K's 150 classes."""

@@ -1,0 +1,1 @@
+"""Captioners: RGB images in, one sentence or one failure per image out."""

@@ -1,0 +1,101 @@
+"""The weights that the option `model` names: a folder on this machine, or a repository of the Hugging Face hub.
+
+A folder holds BLIP in transformers' form (`config.json` and `model.safetensors` or `pytorch_model.bin`) or in LAVIS's
+(one `.pth`), and the vocabulary (`vocab.txt` or `tokenizer.json`).
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from controlmill.errors import WeightsMissingError, WeightsUnusableError
+from storage.fingerprint import fingerprint
+from storage.weights.digest import sha256_of
+from storage.weights.reference import WeightsFile
+from storage.weights.resolve import resolve
+from tasks.captioners.base import CaptionModel
+from tasks.captioners.convert import read_vocabulary
+
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_BESIDE = ("config.json", "preprocessor_config.json", "vocab.txt", "tokenizer.json")
+_REPOSITORY = re.compile(r"([\w.-]+/[\w.-]+?)(?:@([\w.-]+))?")
+
+
+def find_model(reference: str) -> CaptionModel:
+    """Find the weights and hash them; from the hub they are downloaded where they are not on this machine.
+
+    Args:
+        reference: a folder, or `owner/name` or `owner/name@revision`.
+
+    Raises:
+        WeightsMissingError: the folder or one of its files is not there and not to be had.
+        WeightsUnusableError: there is something else in it than a BLIP captioner.
+    """
+    folder = Path(reference).expanduser()
+    repository = _REPOSITORY.fullmatch(reference)
+    if folder.is_dir():
+        name = folder.resolve().name
+    elif repository:
+        name, folder = reference, _from_hub(repository[1], repository[2] or "main")
+    else:
+        raise WeightsMissingError(f"model: there is no folder {reference}")
+    used = [weights_file(folder), *(folder / one for one in _BESIDE if (folder / one).is_file())]
+    _check(folder)
+    try:
+        hashes = {file.name: sha256_of(file) for file in used}
+    except OSError as error:
+        raise WeightsUnusableError(f"model: cannot read {error.filename}: {error.strerror}") from error
+    return CaptionModel(name, str(folder.resolve()), fingerprint(hashes))
+
+
+def weights_file(folder: Path) -> Path:
+    """The file of weights in a folder; safetensors before pickles.
+
+    Raises:
+        WeightsMissingError: there is none, or several `.pth`.
+    """
+    for name in _WEIGHTS:
+        if (folder / name).is_file():
+            return folder / name
+    checkpoints = sorted(folder.glob("*.pth"))
+    if len(checkpoints) != 1:
+        found = (
+            f"has {len(checkpoints)} .pth files" if checkpoints else f"has neither {' nor '.join(_WEIGHTS)} nor a .pth"
+        )
+        raise WeightsMissingError(f"model: {folder} {found}; it must hold the weights of one BLIP captioner")
+    return checkpoints[0]
+
+
+def _check(folder: Path) -> None:
+    """Refuse early what could only fail late, in every actor."""
+    try:
+        read_vocabulary(folder)
+        config: dict[str, Any] | None = None
+        if (folder / "config.json").is_file():
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise WeightsUnusableError(f"model: {' '.join(str(error).split())}") from error
+    if config is None and weights_file(folder).suffix != ".pth":
+        raise WeightsMissingError(f"model: {folder} has no config.json, which belongs to {weights_file(folder).name}")
+    kind = "blip" if config is None else config.get("model_type")
+    if kind != "blip":
+        raise WeightsUnusableError(f"model: {folder} holds a model of type {kind!r}, not blip")
+
+
+def _from_hub(repository: str, revision: str) -> Path:
+    def one(name: str, *, optional: bool = False) -> WeightsFile:
+        return WeightsFile(repository, name, revision, unique_name=False, optional=optional)
+
+    found = resolve([one("config.json"), *(one(name, optional=True) for name in _BESIDE[1:])])
+    try:
+        found += resolve([one(_WEIGHTS[0])])
+    except WeightsMissingError:
+        found += resolve([one(_WEIGHTS[1])])
+    folders = {file.path.parent for file in found}
+    if len(folders) > 1:
+        places = ", ".join(sorted(map(str, folders)))
+        raise WeightsUnusableError(
+            f"model: the files of {repository} are in different folders ({places}); put them in one"
+        )
+    return folders.pop()

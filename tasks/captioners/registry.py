@@ -1,0 +1,23 @@
+"""Captioners by name."""
+
+from controlmill.config import CaptionOptions
+from tasks.captioners.base import Captioner
+from tasks.captioners.blip import Blip
+from tasks.captioners.lavis import Lavis
+from tasks.captioners.model import find_model
+from tasks.environments import require
+
+_KINDS: dict[str, type[Captioner]] = {"blip": Blip, "lavis": Lavis}
+
+
+def create(options: CaptionOptions) -> Captioner:
+    """Construct the captioner that the options name, its weights found and hashed, not loaded.
+
+    Raises:
+        WeightsError: the weights are not there, or are not those of a BLIP captioner.
+        EnvironmentUnusableError: the captioner needs an environment of its own which is not there.
+    """
+    kind = _KINDS[options.captioner]
+    if issubclass(kind, Lavis):
+        require(kind.environment)
+    return kind(options, find_model(options.model))

@@ -1,0 +1,108 @@
+"""What every captioner of this process does around the network: order, failures as values, halves of batches."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from controlmill.config import CaptionOptions
+from controlmill.reasons import Reason, RowFailure
+from tasks.captioners.base import CaptionModel, LocalCaptioner
+from tasks.images.types import Pixels
+
+MODEL = CaptionModel("small", "/nowhere", "0123456789abcdef")
+
+
+class Reader(LocalCaptioner):
+    """Reads the first pixel aloud; 255 spoils a batch, and more than `room` images do not fit."""
+
+    name: ClassVar[str] = "reader"
+    version: ClassVar[str] = "1"
+    room = 100
+
+    def setup(self, device: str = "cpu") -> None:
+        del device
+        self.sizes: list[int] = []
+
+    def caption(self, images: Sequence[Pixels], keys: Sequence[str]) -> list[str]:
+        self.sizes.append(len(images))
+        if len(images) > self.room:
+            raise MemoryError("too many")
+        if any(image[0, 0, 0] == 255 for image in images):
+            raise ValueError("a bad\n image")
+        return [f"{key}: {image[0, 0, 0]}" for image, key in zip(images, keys, strict=True)]
+
+
+class Forgetful(Reader):
+    def caption(self, images: Sequence[Pixels], keys: Sequence[str]) -> list[str]:
+        return super().caption(images, keys)[1:]
+
+
+def reader(kind: type[Reader] = Reader, **options: object) -> Reader:
+    made = kind(CaptionOptions.model_validate({"captioner": "blip", "model": "small", **options}), MODEL)
+    made.setup()
+    return made
+
+
+def pictures(*values: int) -> tuple[list[Pixels], list[str]]:
+    return [np.full((2, 3, 3), value, np.uint8) for value in values], [str(index) for index in range(len(values))]
+
+
+def test_captions_come_in_the_order_of_the_images() -> None:
+    assert reader()(*pictures(7, 8, 9)) == ["0: 7", "1: 8", "2: 9"]
+
+
+def test_no_images_are_no_captions() -> None:
+    assert reader()([], []) == []
+
+
+def test_one_bad_image_is_one_failure() -> None:
+    unit = reader()
+    bad = RowFailure(Reason.CAPTIONER_ERROR, "ValueError: a bad image")
+    assert unit(*pictures(1, 2, 255, 4)) == ["0: 1", "1: 2", bad, "3: 4"]
+    assert unit.sizes == [4, 2, 2, 1, 1]
+
+
+def test_a_batch_that_does_not_fit_is_halved() -> None:
+    unit = reader()
+    unit.room = 2
+    assert unit(*pictures(1, 2, 3, 4)) == ["0: 1", "1: 2", "2: 3", "3: 4"]
+
+
+def test_one_image_that_does_not_fit_is_the_trouble_of_the_machine() -> None:
+    unit = reader()
+    unit.room = 0
+    with pytest.raises(MemoryError, match="one image alone"):
+        unit(*pictures(1, 2))
+
+
+@pytest.mark.parametrize(
+    "image", [np.zeros((2, 3), np.uint8), np.zeros((2, 3, 4), np.uint8), np.zeros((2, 3, 3), np.float32)]
+)
+def test_what_is_no_rgb_image_is_a_failure(image: np.ndarray) -> None:
+    good, _ = pictures(5)
+    refused, read = reader()([image, *good], ["a", "b"])
+    assert isinstance(refused, RowFailure)
+    assert refused.reason is Reason.CAPTIONER_ERROR
+    assert read == "b: 5"
+
+
+def test_captions_that_are_too_few_are_given_to_nobody() -> None:
+    made = reader(Forgetful)(*pictures(1, 2))
+    assert [one.message for one in made if isinstance(one, RowFailure)] == ["reader: 1 captions of 2 images"] * 2
+
+
+def test_the_recipe_names_what_decides_and_nothing_else() -> None:
+    beams = reader().recipe()
+    assert beams["num_beams"] == 3
+    assert beams["weights"] == {"reference": "small", "sha256": MODEL.sha256}
+    assert reader(batch_size=2, seed=9, top_p=0.5, device="cpu").recipe() == beams
+    assert reader(prompt="").recipe() != beams
+    drawn = reader(do_sample=True, seed=9).recipe()
+    assert drawn["seed"] == 9
+    assert reader(do_sample=True, seed=9, num_beams=5).recipe() == drawn
+
+
+def test_the_label_is_the_name_and_the_beginning_of_the_hash() -> None:
+    assert MODEL.label == "small@sha256:0123456789ab"
