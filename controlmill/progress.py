@@ -152,7 +152,7 @@ class LogObserver:
 
     def message(self, text: str) -> None:
         """Log the line."""
-        log("message", text=text)
+        log(text)
 
     def _log(self) -> None:
         self._next = self._clock() + self._every_s
