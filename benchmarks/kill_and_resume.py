@@ -31,8 +31,8 @@ def main() -> None:
     verdict = "byte-identical to the undisturbed run, no row lost, none twice" if done.returncode == 0 else "FAILED"
     lines = [
         *heading("Killed and resumed"),
-        f"{arguments.kills} kills at random moments (SIGKILL of a Ray worker and then the tree, of the flow's process, of",
-        f"the whole tree, in turn), each followed by the same command: {verdict}.",
+        f"{arguments.kills} kills at random moments, each followed by the same command: of a Ray worker and then of",
+        f"everything, of the flow's process, of the whole tree, in turn: {verdict}.",
         f"{time.monotonic() - started_s:.0f} s in all, start-up of Ray and Prefect included.",
         "",
     ]

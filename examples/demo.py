@@ -127,14 +127,7 @@ def main() -> None:
             writer.writerows([f"{url}/{name}", files[name][1]] for name in shuffled(files))
             writer.writerow([f"{url}/bad/gone.jpg", "a picture that is not there any more"])
         print(f"{len(files) + 1} pictures at {url}")
-        source = [
-            "--url-list",
-            str(url_list),
-            "--caption-col",
-            "caption",
-            "--number-sample-per-shard",
-            str(ROWS_PER_SHARD),
-        ]
+        source = ["--url-list", str(url_list), "--caption-col", "caption"]
         controlmill(
             *("build", *source, "--output-folder", dataset),
             *("--number-sample-per-shard", str(ROWS_PER_SHARD), "--annotators", "canny", "--allow-private-networks"),
