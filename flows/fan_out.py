@@ -15,8 +15,9 @@ from prefect_ray import RayTaskRunner
 from prefect_ray.context import remote_options
 
 from controlmill.errors import EngineError, WorkerLostError
+from flows.termination import DeferredTermination
 
-_POLL_S = 0.25
+_POLL_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -40,21 +41,22 @@ class FanOut:
         self._in_flight: dict[Any, tuple[Job, Any]] = {}
 
     def run(self, next_job: Callable[[], Job | None], finished: Callable[[], bool]) -> Iterator[tuple[Job, Any] | None]:
-        """Yield each job with its result as it ends, and None a few times a second while nothing does.
+        """Yield each job with its result as it ends, and None twice a second while nothing does.
 
         `next_job` gives None while there is none yet; the run ends when `finished` and nothing is in flight. The first
         exception of a job is raised here, with everything in flight cancelled.
         """
-        with self._runner() as runner:
+        with self._runner() as runner, DeferredTermination() as termination:
             try:
                 while True:
+                    termination.check()
                     self._fill(runner, next_job)
                     if self._in_flight:
                         yield from self._collect()
                     elif finished():
                         return
                     else:
-                        time.sleep(_POLL_S / 5)
+                        time.sleep(_POLL_S / 10)
                         yield None
             finally:
                 self._cancel()

@@ -62,7 +62,7 @@ class _Jobs:
         if not self._lacking:
             return None
         work = self._lacking.popleft()
-        common = {"uri": self._dataset.uri, "shard": work.shard, "options": self._options, "board": self._board}
+        common = {"uri": self._dataset.address, "shard": work.shard, "options": self._options, "board": self._board}
         common["num_parallel"] = self._num_parallel
         if work.pull:
             return Job(work.shard, pull_shard, common)
