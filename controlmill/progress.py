@@ -11,6 +11,9 @@ from typing import Protocol
 from controlmill.logs import log
 from controlmill.reasons import Reason
 
+_ROWS_TO_TELL = 64
+"""Rows that must be done before their speed says how long the others will take."""
+
 Clock = Callable[[], float]
 
 
@@ -117,7 +120,7 @@ class Tally:
     def seconds_left(self) -> float | None:
         """Seconds until the planned rows are done at the present speed; None while that cannot be told."""
         rows_per_s, _ = self.speed()
-        if not self.complete or rows_per_s <= 0:
+        if not self.complete or rows_per_s <= 0 or self.rows_done < min(_ROWS_TO_TELL, self.num_rows):
             return None
         return max(0, self.num_rows - self.rows_done) / rows_per_s
 
@@ -152,7 +155,7 @@ class LogObserver:
 
     def message(self, text: str) -> None:
         """Log the line."""
-        log("message", text=text)
+        log(text)
 
     def _log(self) -> None:
         self._next = self._clock() + self._every_s

@@ -23,6 +23,8 @@ from PIL import Image
 from controlmill.testing.discs import disc
 
 NUM_DISCS = 180
+ROWS_PER_SHARD = 50
+PHOTOS_PER_SHARD = 3
 SEED = 0
 PHOTOS = {
     "astronaut.png": "an astronaut in an orange suit in front of a flag and a model of a space shuttle",
@@ -61,6 +63,18 @@ def pictures() -> dict[str, tuple[bytes, str]]:
     files["bad/truncated.jpg"] = (jpeg(coffee)[:20_000], "half of a file")
     files["bad/page.jpg"] = (b"<!doctype html><title>Sign in</title>", "a web page with the name of a picture")
     return files
+
+
+def shuffled(files: dict[str, tuple[bytes, str]]) -> list[str]:
+    """File names in the order of the list: a few photographs at the head of each shard, where a contact sheet looks."""
+    photos = [name for name in files if name.startswith(("photos", "odd"))]
+    others = [name for name in files if name not in photos]
+    names = []
+    while others:
+        head, photos = photos[:PHOTOS_PER_SHARD], photos[PHOTOS_PER_SHARD:]
+        names += head + others[: ROWS_PER_SHARD - len(head)]
+        others = others[ROWS_PER_SHARD - len(head) :]
+    return names
 
 
 @contextmanager
@@ -110,13 +124,13 @@ def main() -> None:
         with url_list.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["url", "caption"])
-            writer.writerows([f"{url}/{name}", caption] for name, (_, caption) in files.items())
+            writer.writerows([f"{url}/{name}", files[name][1]] for name in shuffled(files))
             writer.writerow([f"{url}/bad/gone.jpg", "a picture that is not there any more"])
         print(f"{len(files) + 1} pictures at {url}")
-        source = ["--url-list", str(url_list), "--caption-col", "caption", "--number-sample-per-shard", "50"]
+        source = ["--url-list", str(url_list), "--caption-col", "caption"]
         controlmill(
             *("build", *source, "--output-folder", dataset),
-            *("--annotators", "canny", "--allow-private-networks"),
+            *("--number-sample-per-shard", str(ROWS_PER_SHARD), "--annotators", "canny", "--allow-private-networks"),
         )
     contact_sheet = str(folder / "contact-sheet.png")
     controlmill("inspect", dataset, "--contact-sheet", contact_sheet)

@@ -9,12 +9,13 @@ from flows.engines import ray_cluster
 from flows.finish import finish
 from flows.make_shards import make_shards
 from flows.report import BuildReport
+from flows.run_name import named
 from flows.session import session
 from storage.dataset import Dataset
 from tasks.stages import shards_with_images
 
 
-@flow(name="annotate-dataset", persist_result=False)
+@flow(name="annotate-dataset", flow_run_name=named("annotate"), persist_result=False)
 def annotate_dataset(config: AnnotateConfig) -> BuildReport:
     """Make the layers of `config.annotators` from the stored images, where they are missing or were made otherwise."""
     dataset = Dataset.open(config.output_folder)

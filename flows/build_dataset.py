@@ -9,12 +9,13 @@ from flows.engines import ray_cluster
 from flows.finish import finish
 from flows.make_shards import make_shards
 from flows.report import BuildReport
+from flows.run_name import named
 from flows.session import session
 from storage.dataset import Dataset
 from tasks.stages import planned_shards
 
 
-@flow(name="build-dataset", persist_result=False)
+@flow(name="build-dataset", flow_run_name=named("build"), persist_result=False)
 def build_dataset(config: BuildConfig) -> BuildReport:
     """Make every layer that the configuration asks for and that is not there yet.
 

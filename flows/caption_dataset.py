@@ -39,7 +39,7 @@ def caption_dataset(config: CaptionConfig) -> BuildReport:
             pool = cache(lambda: stack.enter_context(caption_pool(captioner, config)))
 
             def job(work: Work, board: Any) -> Job:
-                common = {"uri": dataset.uri, "shard": work.shard, "captioner": captioner}
+                common = {"uri": dataset.address, "shard": work.shard, "captioner": captioner}
                 return Job(work.shard, caption_shard, {**common, "pool": pool(), "board": board})
 
             jobs = Jobs(dataset, opened.planner, stages, job, pulls=False)

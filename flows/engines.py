@@ -6,9 +6,11 @@ Both start at the same time; `prefect` must not be imported before `prefect_serv
 import json
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 
 _SERVER_START_S = 90.0
 _SERVER_STOP_S = 6.0
+_CONNECT_S = 5.0
+_MAX_TEMPORARY_BYTES = 30
+"""The path of a socket has 107 bytes at most: longer folders, as batch systems have them, leave Ray no room."""
 _OBJECT_STORE_BYTES = 128 * 1024 * 1024
 """Tasks exchange statistics, never images: the smallest useful object store."""
 
@@ -55,16 +60,26 @@ def no_usage_statistics() -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 
-def own_ray_environment() -> None:
-    """Set what a Ray of this run's own reads from the environment, once, when it is imported.
+def ray_environment(options: "EngineOptions") -> None:
+    """Set what Ray reads from the environment, once, when it is imported.
 
-    A token that only the run and its workers know: nobody else on the machine can hand code to it, and none is written
-    to the user's home. Where Ray is imported already it makes one of its own.
+    For a Ray of this run's own a token that only the run and its workers know: nobody else on the machine can hand code
+    to it, and none is written to the user's home. Where Ray is imported already it makes one of its own.
     """
     if "ray" in sys.modules:
         return
+    if options.ray_address is not None:
+        # At an address where something else answers than Ray, it would try 20 times, for 40 s each, deaf to Ctrl-C.
+        os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")
+        os.environ.setdefault("RAY_py_gcs_connect_timeout_s", "5")
+        return
+    if len(os.environ.get("TMPDIR", "")) > _MAX_TEMPORARY_BYTES:
+        os.environ.setdefault("RAY_TMPDIR", "/tmp")  # noqa: S108 Ray makes a folder for its sockets in it
     if "RAY_AUTH_MODE" not in os.environ:
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(16))
+    # Nobody reads the metrics of one run's Ray, nor the histories of its tasks: Prefect keeps those.
+    os.environ.setdefault("RAY_enable_metrics_collection", "0")
+    os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
     # The switch that Ray has for other systems makes it keep to the loopback address here too.
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
@@ -165,22 +180,32 @@ def ray_cluster(options: "EngineOptions") -> Iterator[int]:
     A Ray that this process is already connected to is used as it is and left running.
     """
     no_usage_statistics()
-    if options.ray_address is None:
-        own_ray_environment()
+    ray_environment(options)
     import ray
 
     if ray.is_initialized():
         yield _num_cpus()
         return
     try:
-        _connect(options)
+        with _own_sigterm():
+            _connect(options)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        where = options.ray_address or "on this machine"
-        raise EngineStartError(f"Ray {where}: {' '.join(str(error).split()) or type(error).__name__}") from error
+        what = f"no Ray at {options.ray_address}" if options.ray_address else "Ray did not start"
+        cause = (isinstance(error, OSError) and error.strerror) or " ".join(str(error).split()) or type(error).__name__
+        raise EngineStartError(f"{what}: {cause}") from error
     try:
         yield _num_cpus()
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep the handler of SIGTERM that this run has, where Ray sets one that exits on the spot."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if callable(before) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
 
 
 def _connect(options: "EngineOptions") -> None:
@@ -190,6 +215,7 @@ def _connect(options: "EngineOptions") -> None:
 
     common: dict[str, Any] = {"namespace": "prefect", "log_to_driver": False, "logging_level": logging.ERROR}
     if options.ray_address:
+        _check_listens(options.ray_address)
         ray.init(address=options.ray_address, **common)
         return
     ray.init(
@@ -199,6 +225,13 @@ def _connect(options: "EngineOptions") -> None:
         include_dashboard=False,
         **common,
     )
+
+
+def _check_listens(address: str) -> None:
+    """Raise `OSError` where nobody listens at host:port or ray://host:port; Ray would look for a quarter of an hour."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_S).close()
 
 
 def _num_cpus() -> int:

@@ -15,8 +15,10 @@ from prefect_ray import RayTaskRunner
 from prefect_ray.context import remote_options
 
 from controlmill.errors import EngineError, WorkerLostError
+from flows.termination import DeferredTermination
+from tasks.stages import Work
 
-_POLL_S = 0.25
+_POLL_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,10 @@ class Job:
     shard: int
     task: Task[..., Any]
     parameters: dict[str, Any]
+    then: Work | None = None
+    """What the shard needs after it."""
+    follows: bool = False
+    """Whether it is such work itself, so that its rows are counted already."""
 
 
 class FanOut:
@@ -42,21 +48,22 @@ class FanOut:
         self._in_flight: dict[Any, tuple[Job, Any]] = {}
 
     def run(self, next_job: Callable[[], Job | None], finished: Callable[[], bool]) -> Iterator[tuple[Job, Any] | None]:
-        """Yield each job with its result as it ends, and None a few times a second while nothing does.
+        """Yield each job with its result as it ends, and None twice a second while nothing does.
 
         `next_job` gives None while there is none yet; the run ends when `finished` and nothing is in flight. The first
         exception of a job is raised here, with everything in flight cancelled.
         """
-        with self._runner() as runner:
+        with self._runner() as runner, DeferredTermination() as termination:
             try:
                 while True:
+                    termination.check()
                     self._fill(runner, next_job)
                     if self._in_flight:
                         yield from self._collect()
                     elif finished():
                         return
                     else:
-                        time.sleep(_POLL_S / 5)
+                        time.sleep(_POLL_S / 10)
                         yield None
             finally:
                 self._cancel()

@@ -16,5 +16,5 @@ def finish(dataset: Dataset, report: BuildReport) -> BuildReport:
     report.seconds = time.monotonic() - report.started_s
     write_card(dataset)
     report.flow_run_url = flow_run.ui_url
-    create_table_artifact(report.table(), key="dataset-rows", description=f"This run on `{redact(dataset.uri)}`")
+    create_table_artifact(report.table(), key="dataset-rows", description=f"This run on `{redact(dataset.address)}`")
     return report

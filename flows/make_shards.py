@@ -18,7 +18,7 @@ from flows.report import BuildReport
 from flows.shard_tasks import annotate_shard, pull_shard
 from storage.dataset import Dataset
 from storage.record import CommitRecord
-from tasks.recipe import layer_fingerprints
+from tasks.recipe import annotators, layer_fingerprints
 from tasks.stages import Stages, Work
 
 _LOOK_AHEAD = 64
@@ -36,12 +36,20 @@ def make_shards(
     num_parallel = engine.processes_count or num_cpus
     stages = Stages(dataset, layer_fingerprints(dataset, options))
 
+    networks = tuple(unit.name for unit in annotators(options) if unit.needed_weights())
+    light = tuple(name for name in options.annotators if name not in networks)
+    # a network wants batches and its weights loaded once, so it works on stored images, in a job of its own
+    pulled_with = options.model_copy(update={"annotators": light})
+
     def job(work: Work, board: Any) -> Job:
-        common = {"uri": dataset.uri, "shard": work.shard, "options": options, "board": board}
+        common = {"uri": dataset.address, "shard": work.shard, "options": options, "board": board}
         common["num_parallel"] = num_parallel
         if work.pull:
-            return Job(work.shard, pull_shard, common)
-        return Job(work.shard, annotate_shard, {**common, "names": work.layers})
+            then = Work(work.shard, work.num_rows, pull=False, layers=networks, follows=True) if networks else None
+            return Job(work.shard, pull_shard, {**common, "options": pulled_with}, then)
+        # whose rows are counted already posts no progress
+        common["board"] = None if work.follows else board
+        return Job(work.shard, annotate_shard, {**common, "names": work.layers}, follows=work.follows)
 
     jobs = Jobs(dataset, planner, stages, job, pulls=isinstance(options, ShardOptions))
     return run_jobs(jobs, FanOut(num_parallel, engine.max_shard_retry))
@@ -106,7 +114,11 @@ class Jobs:
 
     def count(self, job: Job, records: list[CommitRecord]) -> None:
         """Take a shard's commit records into the report."""
-        self.report.add(records[0])
+        if not job.follows:
+            self.report.add(records[0])
+        if job.then is not None:
+            self._lacking.append(job.then)
+            return
         log("shard_written", shard=f"{job.shard:05d}", rows=records[0].rows, failed=sum(records[0].reasons.values()))
         self.show()
         observer().shard_done(job.shard)

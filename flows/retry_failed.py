@@ -9,13 +9,14 @@ from flows.engines import ray_cluster
 from flows.finish import finish
 from flows.make_shards import make_shards
 from flows.report import BuildReport
+from flows.run_name import named
 from flows.session import session
 from storage.dataset import Dataset
 from tasks.recipe import remembered
 from tasks.sources.plan import plan_retry
 
 
-@flow(name="retry-failed", persist_result=False)
+@flow(name="retry-failed", flow_run_name=named("retry"), persist_result=False)
 def retry_failed(config: RetryConfig) -> BuildReport:
     """Pull the rows that failed for `config.reason` again; images and annotators as the dataset was built with."""
     dataset = Dataset.open(config.output_folder)

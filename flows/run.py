@@ -15,11 +15,12 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from controlmill.config import AnnotateConfig, BuildConfig, CaptionConfig, EngineOptions, RetryConfig
-from controlmill.errors import InterruptedRunError
+from controlmill.errors import EngineError, EngineStartError, InterruptedRunError
 from controlmill.progress import observer
-from flows.engines import RunServer, own_ray_environment, prefect_server, ray_cluster
+from flows.engines import RunServer, prefect_server, ray_cluster, ray_environment
 from flows.session import session
 from storage.dataset import Dataset
+from storage.filesystem import one_line
 
 _LAST_WORDS_S = 3.0
 
@@ -79,18 +80,43 @@ def _engines(dataset: Dataset, plan: Callable[[], Iterable[int]], options: Engin
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     started_s = time.monotonic()
     with _interruptible(dataset), session(dataset, plan), prefect_server() as server:
-        observer().message("starting Ray" if server is None else "starting Ray and a Prefect server")
-        if options.ray_address is None:
-            own_ray_environment()
+        observer().message(_beginning(options, server))
+        ray_environment(options)
         # Importing Prefect takes a second or two, which fits into the start of Ray.
         importing = threading.Thread(target=lambda: __import__("prefect_ray"), daemon=True)
         importing.start()
         with ray_cluster(options):
             importing.join()
-            with _use(server):
+            with _prefect_errors(), _use(server):
                 if server is not None:
                     observer().message(f"ready after {time.monotonic() - started_s:.0f} s; watch it at {server.url}")
                 yield
+
+
+def _beginning(options: EngineOptions, server: RunServer | None) -> str:
+    if options.ray_address is None:
+        return "starting Ray" if server is None else "starting Ray and a Prefect server"
+    return f"joining Ray at {options.ray_address}" + ("" if server is None else ", starting a Prefect server")
+
+
+@contextmanager
+def _prefect_errors() -> Iterator[None]:
+    """Turn what Prefect's client raises, where a server is not there or goes away, into `EngineError`."""
+    import httpx
+    from prefect.exceptions import PrefectException, TerminationSignal
+
+    try:
+        yield
+    except TerminationSignal as error:
+        # inside of a flow SIGTERM is Prefect's, which has told its server by now
+        raise KeyboardInterrupt from error
+    except (httpx.HTTPError, PrefectException) as error:
+        raise EngineError(f"Prefect: {one_line(error)}; run the same command again to go on") from error
+    except RuntimeError as error:
+        # what its client raises when the first request finds nobody
+        if "Failed to reach API" not in str(error):
+            raise
+        raise EngineStartError(f"Prefect: {one_line(error)}; without PREFECT_API_URL a server is started") from error
 
 
 @contextmanager
@@ -129,7 +155,6 @@ def _interruptible(dataset: Dataset) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        dataset.remove_leftovers()
         num_done = len(dataset.layer("image").committed())
         raise InterruptedRunError(
             f"stopped; {num_done} shards are complete, nothing is half-written; run the same command again to go on"

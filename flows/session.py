@@ -40,5 +40,9 @@ def session(dataset: Dataset, plan: Callable[[], Iterable[int]]) -> Iterator[Ses
         token = _current.set(opened)
         try:
             yield opened
+        except BaseException:
+            # whatever was under way has ended with Ray, and the lock is still held
+            dataset.remove_leftovers()
+            raise
         finally:
             _current.reset(token)

@@ -10,7 +10,7 @@ from prefect.cache_policies import NO_CACHE
 from controlmill.config import LayerOptions, ShardOptions
 from storage.dataset import Dataset
 from storage.record import CommitRecord
-from tasks.progress import ShardProgress
+from tasks.progress import ShardProgress, ignore
 
 if TYPE_CHECKING:
     from flows.captioning import CaptionPool
@@ -25,7 +25,7 @@ def pull_shard(uri: str, shard: int, options: ShardOptions, num_parallel: int, b
     from tasks.pull_shard import pull_shard as work
 
     record = work(Dataset(uri), shard, options, num_parallel, _post_to(board))
-    board.finish.remote(shard)
+    _finish(board, shard)
     return [record]
 
 
@@ -37,7 +37,7 @@ def annotate_shard(
     from tasks.annotate_shard import annotate_shard as work
 
     records = work(Dataset(uri), shard, options, names, num_parallel, _post_to(board))
-    board.finish.remote(shard)
+    _finish(board, shard)
     return records
 
 
@@ -47,12 +47,19 @@ def caption_shard(uri: str, shard: int, captioner: "Captioner", pool: "CaptionPo
     from tasks.caption_shard import caption_shard as work
 
     record = work(Dataset(uri), shard, captioner, pool.caption_all, pool.versions, _post_to(board))
-    board.finish.remote(shard)
+    _finish(board, shard)
     return [record]
 
 
+def _finish(board: Any, shard: int) -> None:
+    if board is not None:
+        board.finish.remote(shard)
+
+
 def _post_to(board: Any) -> Callable[[ShardProgress], None]:
-    """A report that posts to the board, at most twice a second, and does not wait for it."""
+    """A report that posts to the board (if there is one), at most twice a second, and does not wait for it."""
+    if board is None:
+        return ignore
     posted_s = 0.0
 
     def post(progress: ShardProgress) -> None:

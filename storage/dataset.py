@@ -84,6 +84,11 @@ class Dataset:
         """The folder's path on that file system, without a protocol."""
         return self._opened[1]
 
+    @property
+    def address(self) -> str:
+        """The URI in a form that is right in every process of this machine, whatever folder it works in."""
+        return self.root if self.files.is_local else self.uri
+
     def layers(self) -> list[str]:
         """Names of the layers that are there, sorted; the failures are no layer."""
         entries = self.files.entries(self.root)

@@ -1,6 +1,5 @@
 """Files behind any fsspec file system: written locally first, then uploaded whole."""
 
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any, BinaryIO, cast
 
 from controlmill.errors import StorageError
 from storage.filesystem import Entry, redact, remote_call
+from storage.staging import Staging
 
 _READ_AT_ONCE = 512
 _BLOCK_BYTES = 8 * 1024 * 1024
@@ -38,6 +38,7 @@ class RemoteFiles:
 
     def __init__(self, fs: Any) -> None:
         self.fs = fs
+        self._staging = Staging()
 
     def entries(self, folder: str) -> list[Entry]:
         """Return the entries of a folder sorted by name; empty if it is not there."""
@@ -100,11 +101,11 @@ class RemoteFiles:
     def new_temporary(self, path: str) -> str:
         """Return the name of a new file in a new folder of the local disk."""
         with remote_call("write", tempfile.gettempdir()):
-            return str(Path(tempfile.mkdtemp(prefix="controlmill-")) / Path(path).name)
+            return str(self._staging.new_folder() / Path(path).name)
 
     def discard_temporary(self, temporary: str) -> None:
         """Delete a file of `new_temporary` and its folder."""
-        shutil.rmtree(Path(temporary).parent, ignore_errors=True)
+        self._staging.discard(Path(temporary).parent)
 
     def publish(self, temporary: str, path: str) -> None:
         """Upload a complete temporary file."""

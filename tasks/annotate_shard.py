@@ -8,10 +8,12 @@ from contextlib import ExitStack
 from controlmill.config import LayerOptions
 from controlmill.errors import StorageError
 from storage.dataset import Dataset
+from storage.fingerprint import fingerprint
 from storage.record import CommitRecord, LayerInput
 from tasks.annotators.base import Annotator
-from tasks.annotators.maps import make_map
+from tasks.annotators.maps import make_map, make_maps
 from tasks.images.decode import decode_stored
+from tasks.images.types import Pixels
 from tasks.progress import Report, ShardProgress, ignore
 from tasks.recipe import annotators
 from tasks.rows import Map
@@ -39,9 +41,7 @@ def annotate_shard(
     made_from = images.record(shard)
     if made_from is None:
         raise StorageError(f"{dataset.uri}: shard {shard:05d} has no images to annotate; run `controlmill build` first")
-    units = [unit for unit in annotators(options) if unit.name in names]
-    for unit in units:
-        unit.setup("cpu")
+    units = [_ready(unit) for unit in annotators(options) if unit.name in names]
     progress = ShardProgress(shard)
     num_threads = max(1, (os.cpu_count() or 1) // num_parallel)
     with ExitStack() as stack:
@@ -50,16 +50,31 @@ def annotate_shard(
         for batch in images.iter_batches(shard, ["key", "image"], _ROWS_PER_WRITE):
             rows = batch.to_pylist()
             keys = [row["key"] for row in rows]
-            made = list(pool.map(lambda row: _maps(units, row["image"]["bytes"], row["key"]), rows))
-            for index, file in enumerate(files):
-                file.write(keys, [maps[index] for maps in made])
-            for maps in made:
-                progress.add(next((one.reason for one in maps if one.reason), None))
+            pixels = list(pool.map(lambda row: decode_stored(row["image"]["bytes"]), rows))
+            made = [_make(unit, pixels, keys, pool) for unit in units]
+            for file, maps in zip(files, made, strict=True):
+                file.write(keys, maps)
+            for of_row in zip(*made, strict=True):
+                progress.add(next((one.reason for one in of_row if one.reason), None))
             report(progress)
         image = LayerInput(fingerprint=made_from.fingerprint, sha256=made_from.sha256)
         return [file.commit(image) for file in files]
 
 
-def _maps(units: list[Annotator], encoded: bytes, key: str) -> list[Map]:
-    pixels = decode_stored(encoded)
-    return [make_map(unit, pixels, key) for unit in units]
+def _make(unit: Annotator, pixels: list[Pixels], keys: list[str], pool: ThreadPoolExecutor) -> list[Map]:
+    """The maps of some rows: a network takes them in batches, anything else image by image in threads."""
+    if unit.needed_weights():
+        return make_maps(unit, pixels, keys)
+    return list(pool.map(lambda image, key: make_map(unit, image, key), pixels, keys))
+
+
+_loaded: dict[str, Annotator] = {}
+
+
+def _ready(unit: Annotator) -> Annotator:
+    """The unit with its weights loaded; a worker process loads the same ones once, for all of its shards."""
+    wanted = fingerprint(unit.name, unit.version, unit.recipe(), getattr(unit, "batch_size", 1))
+    if wanted not in _loaded:
+        unit.setup("cpu")
+        _loaded[wanted] = unit
+    return _loaded[wanted]

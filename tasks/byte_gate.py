@@ -2,8 +2,8 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Self
 
 _FIRST_GUESS_BYTES = 256 * 1024
 _WEIGHT = 0.1
@@ -22,20 +22,23 @@ class ByteGate:
         self._held_bytes = 0.0
         self._waiting: deque[asyncio.Future[None]] = deque()
 
-    @asynccontextmanager
-    async def hold(self) -> AsyncIterator["Held"]:
-        """Wait for room, then hold the expected size, corrected by `Held.settle` once it is known."""
+    def hold(self) -> "Held":
+        """A share of the gate: `async with` waits for room, then holds what is expected, corrected by `Held.settle`."""
+        return Held(self)
+
+    async def enter(self, held: "Held") -> None:
+        """Wait for room and hold the expected size."""
         while self._held_bytes > 0 and self._held_bytes + self._expected_bytes > self._max_bytes:
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(turn)
             await turn
-        held = Held(self, self._expected_bytes)
+        held.num_bytes = self._expected_bytes
         self._held_bytes += held.num_bytes
-        try:
-            yield held
-        finally:
-            self._held_bytes -= held.num_bytes
-            self._wake()
+
+    def leave(self, held: "Held") -> None:
+        """Give the share back: the next may have room now."""
+        self._held_bytes -= held.num_bytes
+        self._wake()
 
     def settle(self, held: "Held", num_bytes: int) -> None:
         """Replace the expected size of `held` by the true one."""
@@ -53,13 +56,22 @@ class ByteGate:
 
 
 class Held:
-    """One image's share of the gate."""
+    """One image's share of the gate while its `async with` block lasts."""
 
     __slots__ = ("_gate", "num_bytes")
 
-    def __init__(self, gate: ByteGate, num_bytes: float) -> None:
+    def __init__(self, gate: ByteGate) -> None:
         self._gate = gate
-        self.num_bytes = num_bytes
+        self.num_bytes = 0.0
+
+    async def __aenter__(self) -> Self:
+        await self._gate.enter(self)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._gate.leave(self)
 
     def settle(self, num_bytes: int) -> None:
         """Tell the true size."""

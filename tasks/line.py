@@ -10,6 +10,7 @@ from controlmill.config import ShardOptions
 from controlmill.reasons import RowFailure
 from tasks.annotators.base import Annotator
 from tasks.annotators.maps import make_map
+from tasks.batched import Batched
 from tasks.byte_gate import ByteGate
 from tasks.hashes import checked_digest, expected_hash
 from tasks.images.prepare import prepare
@@ -37,7 +38,12 @@ class Line:
     """Turns source rows into finished rows; one for all rows of a shard."""
 
     def __init__(
-        self, config: ShardOptions, annotators: list[Annotator], puller: Puller, pool: ThreadPoolExecutor
+        self,
+        config: ShardOptions,
+        annotators: list[Annotator],
+        puller: Puller,
+        pool: ThreadPoolExecutor,
+        num_threads: int,
     ) -> None:
         self._config = config
         self._annotators = annotators
@@ -46,6 +52,7 @@ class Line:
         self._pool = pool
         self._slots = asyncio.Semaphore(config.thread_count)
         self._gate = ByteGate(_UNDECODED_BYTES)
+        self._finishing = Batched(self._finish, pool, num_threads)
 
     async def make(self, row: SourceRow) -> Outcome:
         """The finished row, or the row with its failure; holds its download slot until the image is decoded."""
@@ -58,7 +65,7 @@ class Line:
             if isinstance(pulled, RowFailure):
                 return row, pulled
             held.settle(len(pulled.data))
-            finished = await self.in_thread(self._finish, row, pulled.data, pulled.digest)
+            finished = await self._finishing.run((row, pulled))
             return (row, finished) if isinstance(finished, RowFailure) else finished
 
     async def in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -72,8 +79,9 @@ class Line:
         digest = checked_digest(row, data, self._config.compute_hash)
         return digest if isinstance(digest, RowFailure) else Read(data, digest)
 
-    def _finish(self, row: SourceRow, data: bytes, digest: str | None) -> FinishedRow | RowFailure:
-        prepared = prepare(data, self._config)
+    def _finish(self, pulled: tuple[SourceRow, Pulled | Read]) -> FinishedRow | RowFailure:
+        row, body = pulled
+        prepared = prepare(body.data, self._config)
         if isinstance(prepared, RowFailure):
             return prepared
         return FinishedRow(
@@ -84,6 +92,6 @@ class Line:
             original_width=prepared.original_width,
             original_height=prepared.original_height,
             exif=prepared.exif,
-            digest=digest,
+            digest=body.digest,
             maps={unit.name: make_map(unit, prepared.pixels, row.key) for unit in self._annotators},
         )

@@ -15,6 +15,7 @@ from storage.record import CommitRecord
 from tasks.annotators.base import Annotator
 from tasks.in_order import in_order
 from tasks.line import Line
+from tasks.memory import set_up_arrow
 from tasks.progress import Report, ShardProgress, ignore
 from tasks.pull.pull import Puller
 from tasks.recipe import annotators
@@ -35,6 +36,7 @@ def pull_shard(
         NetworkOutageError: this machine's network did not come back; nothing of the shard is committed.
         StorageError: the dataset cannot be read or written.
     """
+    set_up_arrow()
     units = annotators(config)
     for unit in units:
         unit.setup("cpu")
@@ -52,7 +54,7 @@ async def _pull(
     batch: list[Outcome] = []
     with ThreadPoolExecutor(num_threads, thread_name_prefix="prepare") as pool:
         async with Puller(config, num_parallel) as puller:
-            line = Line(config, units, puller, pool)
+            line = Line(config, units, puller, pool, num_threads)
             async for outcome in in_order(rows, line.make, window=config.thread_count + 2 * _ROWS_PER_WRITE):
                 batch.append(outcome)
                 progress.add(outcome[1].reason if isinstance(outcome, tuple) else None)

@@ -14,6 +14,7 @@ from storage.filesystem import redact
 from storage.fingerprint import fingerprint
 from tasks.annotators.base import Annotator
 from tasks.annotators.registry import create
+from tasks.annotators.weights import find_all_weights
 from tasks.captioners.base import LAYER as CAPTION
 from tasks.captioners.base import Captioner
 
@@ -78,9 +79,10 @@ def check(dataset: Dataset, options: LayerOptions) -> None:
 
     Raises:
         ConfigError: there is no such annotator, or one of its options is wrong.
+        WeightsMissingError: the weights of an annotator are not here and cannot be had.
         DatasetMismatchError: images, or layers that this run does not make again, were made with another option.
     """
-    annotators(options)
+    find_all_weights(annotators(options))
     description = dataset.read_description()
     known = description.options if description else {}
     if isinstance(options, ShardOptions) and "image" in known:
@@ -96,7 +98,7 @@ def check(dataset: Dataset, options: LayerOptions) -> None:
 def _check_images(dataset: Dataset, known: dict[str, Any], recipe: dict[str, Any]) -> None:
     for name, value in recipe.items():
         old = known.get(name, value)
-        if old != value:
+        if old != value and any(True for _ in dataset.layer("image").iter_records()):
             raise DatasetMismatchError(
                 f"{name}: the images of {redact(dataset.uri)} were made with {old}, not {value}; use {name}={old}, "
                 "another output folder, or incremental_mode=overwrite to pull everything again"

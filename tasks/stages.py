@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from controlmill.config import BuildConfig, LayerOptions
 from storage.dataset import Dataset
+from tasks.annotators.weights import find_all_weights
 from tasks.captioners.base import Captioner
 from tasks.recipe import annotators, check, remember, remember_captions
 from tasks.sources.plan import plan
@@ -19,6 +20,8 @@ class Work:
     pull: bool
     """Pull it, with all annotators; else make `layers` from its stored images."""
     layers: tuple[str, ...]
+    follows: bool = False
+    """Whether the same run has pulled it before."""
 
 
 def planned_shards(dataset: Dataset, config: BuildConfig) -> Iterator[int]:
@@ -28,7 +31,7 @@ def planned_shards(dataset: Dataset, config: BuildConfig) -> Iterator[int]:
         ConfigError, DatasetMismatchError, SourceError: before anything is written, where it can be told before.
     """
     if config.incremental_mode == "overwrite":
-        annotators(config)
+        find_all_weights(annotators(config))
     else:
         check(dataset, config)
     shards = plan(dataset, config)

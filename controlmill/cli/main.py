@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -61,6 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = group.main(args=words, prog_name="controlmill", standalone_mode=False)
         sys.stdout.flush()
     except (ControlmillError, click.ClickException, click.Abort, KeyboardInterrupt, BrokenPipeError) as error:
+        if arguments is None and isinstance(error, InterruptedRunError | KeyboardInterrupt):
+            # everything is ended: an impatient Ctrl-C on the way out is no traceback of the interpreter's exit
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
         if with_traceback:
             raise
         return _explain(error)

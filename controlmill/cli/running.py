@@ -1,5 +1,6 @@
 """What every command that works on a dataset does around the work: progress, and a closing summary."""
 
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -74,8 +75,8 @@ def print_summary(report: "BuildReport", dataset: str, console: Console) -> None
         say(table)
     again = ",".join(reason.value for reason, _ in report.failed.most_common() if reason in PASSING)
     if again:
-        say(f"pull again:  controlmill retry {dataset} --reason {again}", highlight=False, soft_wrap=True)
-    say(f"look at it:  controlmill inspect {dataset}", highlight=False, soft_wrap=True)
+        say(f"pull again:  controlmill retry {shlex.quote(dataset)} --reason {again}", highlight=False, soft_wrap=True)
+    say(f"look at it:  controlmill inspect {shlex.quote(dataset)}", highlight=False, soft_wrap=True)
 
 
 def _counted(num: int, what: str) -> str:

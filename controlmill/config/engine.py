@@ -12,5 +12,5 @@ class EngineOptions(Options):
     """Shards worked on in parallel; by default one per CPU of the Ray cluster."""
     ray_address: str | None = None
     """Ray cluster to run on: host:port, ray://host:port or auto; by default a Ray of this run's own, ended with it."""
-    max_shard_retry: NonNegativeInt = 3
+    max_shard_retry: NonNegativeInt = 1
     """How often a shard is started again after its worker died."""

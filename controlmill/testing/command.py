@@ -7,12 +7,39 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 _POLL_S = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What a run of the command line left in the terminal."""
+
+    exit_code: int
+    output: str
+    errors: str
+
+
+def run(
+    *words: object, environment: Mapping[str, str] | None = None, folder: Path | None = None, limit_s: float = 120.0
+) -> Finished:
+    """Run the command line to its end, in `folder`, with `environment` laid over this process's own."""
+    finished = subprocess.run(  # noqa: S603 - arguments of a test
+        [sys.executable, "-m", "controlmill.cli.main", *map(str, words)],
+        env={**os.environ, **(environment or {})},
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=limit_s,
+        check=False,
+    )
+    return Finished(finished.returncode, finished.stdout, finished.stderr)
 
 
 class Command:

@@ -92,8 +92,10 @@ class Guard:
 
     def __init__(self, is_allowed: Callable[[Address], bool] = is_public) -> None:
         self._is_allowed = is_allowed
+        # literal addresses are asked about with every URL
+        self.allows = lru_cache(maxsize=4096)(self._allows)
 
-    def allows(self, address: str) -> bool:
+    def _allows(self, address: str) -> bool:
         """Whether the address, given as text, may be connected to."""
         parsed = ipaddress.ip_address(address)
         bare = embedded_ipv4(parsed) if isinstance(parsed, IPv6Address) else None

@@ -83,7 +83,7 @@ def run_to_end(arguments: list[str], log_path: Path) -> None:
     assert command.process.wait() == 0, command.output
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3600)
 def test_kills_change_nothing(server: PictureServer, tmp_path: Path) -> None:
     rng = random.Random(20)
     run_to_end(build_arguments(server, tmp_path, "undisturbed"), tmp_path / "undisturbed.log")

@@ -90,7 +90,7 @@ def test_log_observer_writes_now_and_then(capsys: pytest.CaptureFixture[str]) ->
     for shard in range(3):
         watch.shard_done(shard)
     assert capsys.readouterr().err.splitlines() == [
-        'message text="starting Ray"',
+        "starting Ray",
         "planned shards=3 rows=400",
         "progress shards=0/3 rows=100/400 failed=10 images_per_s=18.0 left_s=15",
         "progress shards=0/3 rows=200/400 failed=10 images_per_s=19.0 left_s=10",

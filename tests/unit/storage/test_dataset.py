@@ -39,6 +39,12 @@ def test_a_dataset_is_its_uri(tmp_path: Path) -> None:
     assert (again.uri, again.root) == (dataset.uri, dataset.root)
 
 
+def test_an_address_is_right_in_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Dataset("a/b").address == f"{tmp_path}/a/b"
+    assert Dataset("s3://bucket/a").address == "s3://bucket/a"
+
+
 def test_describe_changes_what_it_is_given(dataset: Dataset) -> None:
     source = SourceDescription(options={"url_col": "u"}, history=[PlanEntry(kind="plan", first_shard=0)])
     dataset.describe(source=source)

@@ -63,7 +63,7 @@ def test_without_a_terminal_events_are_logged_and_the_summary_goes_to_stdout(
         observer().message("starting Ray")
         finished(BuildReport("DATA", num_shards=1, num_rows=2, num_images=2, seconds=1.0))
     captured = capsys.readouterr()
-    assert captured.err == 'message text="starting Ray"\n'
+    assert captured.err == "starting Ray\n"
     assert captured.out.startswith("2 rows in 1 shard, 1.0 s: 2 images")
 
 

@@ -1,0 +1,126 @@
+"""Commands that start a Ray and a Prefect server of their own: nothing of them is left, whatever becomes of the run."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import fsspec
+import pytest
+
+from controlmill.testing.command import Command, parquet_hashes, run, wait_gone
+from controlmill.testing.picture_server import PictureServer
+from controlmill.testing.s3 import BUCKET, S3Server
+
+if TYPE_CHECKING:
+    import psutil
+
+pytestmark = pytest.mark.timeout(300)
+
+COMMON = ["--image-size", "64", "--resize-mode", "center_crop", "--allow-private-networks", "--annotators", "canny"]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PictureServer]:
+    with PictureServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[S3Server]:
+    with S3Server() as server:
+        yield server
+
+
+@pytest.fixture
+def url_list(server: PictureServer, tmp_path: Path) -> Path:
+    path = tmp_path / "urls.txt"
+    path.write_text("\n".join(server.url(f"/{number}.jpg") for number in range(60)))
+    return path
+
+
+def test_a_bucket_holds_the_same_bytes_as_a_local_folder(
+    server: PictureServer, s3: S3Server, url_list: Path, tmp_path: Path
+) -> None:
+    words = ["build", "--url-list", url_list, "--number-sample-per-shard", 20, *COMMON]
+    local = run(*words, "--output-folder", tmp_path / "dataset")
+    assert local.exit_code == 0, local.errors
+    uri = f"s3://{BUCKET}/sets/one"
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    environment = {**s3.environment, "TMPDIR": str(temporary)}
+    remote = run(*words, "--output-folder", uri, environment=environment)
+    assert remote.exit_code == 0, remote.errors
+    bucket = fsspec.filesystem(
+        "s3",
+        endpoint_url=s3.endpoint_url,
+        key="testing",
+        secret="testing",  # noqa: S106 moto takes any
+    )
+    bucket.get(f"{BUCKET}/sets/one", str(tmp_path / "copy"), recursive=True)
+    assert parquet_hashes(tmp_path / "copy") == parquet_hashes(tmp_path / "dataset")
+    assert not list(temporary.glob("controlmill-*"))
+
+    num_requests = len(server.requests)
+    again = run(*words, "--output-folder", uri, environment=environment)
+    assert again.exit_code == 0, again.errors
+    assert "nothing to do: all 3 shards were done before" in again.output
+    assert len(server.requests) == num_requests
+    inspected = run("inspect", uri, environment=environment)
+    assert inspected.exit_code == 0, inspected.errors
+    assert "60 rows planned in 3 shards" in inspected.output
+    assert "testing" not in inspected.output
+
+
+def test_sigterm_stops_in_order_as_ctrl_c_does(server: PictureServer, tmp_path: Path) -> None:
+    url_list = tmp_path / "urls.txt"
+    url_list.write_text("\n".join(server.url(f"/{number % 60}.jpg?{number}") for number in range(4000)))
+    dataset = tmp_path / "dataset"
+    words = ["build", "--url-list", str(url_list), "--output-folder", str(dataset), *COMMON]
+    command = Command([*words, "--number-sample-per-shard", "50"], tmp_path / "run.log")
+    assert command.wait_for(lambda: "shard_written" in command.output), command.output
+    family = command.family()
+    command.process.terminate()
+    assert command.process.wait(timeout=20) == 130, command.output
+    assert "run the same command again to go on" in command.output.splitlines()[-1]
+    assert "Traceback" not in command.output
+    assert wait_gone(family, timeout_s=10) == []
+    assert not list(dataset.rglob("*.tmp"))
+
+
+def test_a_dataset_that_is_being_written_is_refused_to_others(url_list: Path, tmp_path: Path) -> None:
+    words = ["build", "--url-list", str(url_list), "--output-folder", str(tmp_path / "dataset"), *COMMON]
+    first = Command(words, tmp_path / "first.log")
+    assert first.wait_for((tmp_path / "dataset" / "dataset.json").exists), first.output
+    second = run(*words)
+    assert second.exit_code == 4
+    assert f"in use by another controlmill (process {first.process.pid})" in second.errors
+    assert second.errors.count("\n") == 1
+    assert first.process.wait() == 0, first.output
+    assert len(list((tmp_path / "dataset" / "image").glob("*.parquet"))) == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs the right to mount a tmpfs")
+def test_no_process_is_left_after_a_full_disk(server: PictureServer, tmp_path: Path) -> None:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode != 0:
+        pytest.skip("needs the right to mount a tmpfs")
+    try:
+        url_list = tmp_path / "urls.txt"
+        url_list.write_text("\n".join(server.url(f"/{number % 60}.jpg?{number}") for number in range(600)))
+        words = ["build", "--url-list", str(url_list), "--output-folder", str(folder / "dataset"), *COMMON]
+        command = Command([*words, "--number-sample-per-shard", "50", "--encode-format", "png"], tmp_path / "run.log")
+        family: dict[int, psutil.Process] = {}
+        while command.process.poll() is None:
+            family |= {process.pid: process for process in command.family()}
+        assert command.process.wait() == 4, command.output
+        assert "No space left on device" in command.output.splitlines()[-1]
+        assert "Traceback" not in command.output
+        assert len(family) > 4
+        assert wait_gone(list(family.values()), timeout_s=10) == []
+        assert not list(folder.rglob("*.tmp"))
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
