@@ -1,10 +1,11 @@
 """Commands that start a Ray and a Prefect server of their own: nothing of them is left, whatever becomes of the run."""
 
 import os
+import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import fsspec
 import pytest
@@ -12,9 +13,6 @@ import pytest
 from controlmill.testing.command import Command, parquet_hashes, run, wait_gone
 from controlmill.testing.picture_server import PictureServer
 from controlmill.testing.s3 import BUCKET, S3Server
-
-if TYPE_CHECKING:
-    import psutil
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -113,14 +111,37 @@ def test_no_process_is_left_after_a_full_disk(server: PictureServer, tmp_path: P
         url_list.write_text("\n".join(server.url(f"/{number % 60}.jpg?{number}") for number in range(600)))
         words = ["build", "--url-list", str(url_list), "--output-folder", str(folder / "dataset"), *COMMON]
         command = Command([*words, "--number-sample-per-shard", "50", "--encode-format", "png"], tmp_path / "run.log")
-        family: dict[int, psutil.Process] = {}
-        while command.process.poll() is None:
-            family |= {process.pid: process for process in command.family()}
+        assert command.wait_for(lambda: "planned" in command.output), command.output
+        family = command.family()
         assert command.process.wait() == 4, command.output
         assert "No space left on device" in command.output.splitlines()[-1]
         assert "Traceback" not in command.output
         assert len(family) > 4
-        assert wait_gone(list(family.values()), timeout_s=10) == []
+        assert wait_gone(family, timeout_s=10) == []
         assert not list(folder.rglob("*.tmp"))
     finally:
         subprocess.run(["umount", str(folder)], check=True)
+
+
+ALONE = ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
+"""Runs a command where nothing but the loopback interface is."""
+
+
+def can_be_alone() -> bool:
+    return shutil.which("unshare") is not None and subprocess.run([*ALONE, "true"], check=False).returncode == 0
+
+
+@pytest.mark.skipif(not can_be_alone(), reason="needs the right to make a network namespace")
+def test_without_a_network_no_row_is_marked_as_failed(tmp_path: Path) -> None:
+    url_list = tmp_path / "urls.txt"
+    url_list.write_text("\n".join(f"http://host{number}.example/{number}.jpg" for number in range(100)))
+    words = ["build", "--url-list", url_list, "--output-folder", tmp_path / "dataset", *COMMON]
+    words += ["--timeout", "1", "--outage-patience", "2"]
+    finished = subprocess.run(
+        [*ALONE, sys.executable, "-m", "controlmill.cli.main", *words], check=False, capture_output=True, text=True
+    )
+    assert finished.returncode == 6, finished.stderr
+    assert "No row was marked as failed" in finished.stderr.splitlines()[-1]
+    assert "Traceback" not in finished.stderr
+    left = sorted(path.name for path in (tmp_path / "dataset").rglob("*.parquet"))
+    assert left == ["00000.parquet"]  # of the source

@@ -4,7 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from controlmill.config import AnnotateConfig, BuildConfig, RetryConfig, load_yaml, parse_overrides, validate
+from controlmill.config import (
+    AnnotateConfig,
+    BuildConfig,
+    LayerOptions,
+    RetryConfig,
+    load_yaml,
+    parse_overrides,
+    validate,
+)
 from controlmill.config.base import Options
 from controlmill.errors import ConfigError
 
@@ -89,3 +97,12 @@ def test_yaml_files(tmp_path: Path) -> None:
 def test_bad_overrides(pair: str) -> None:
     with pytest.raises(ConfigError):
         parse_overrides([pair, "a.b=2"] if pair == "a=1" else [pair])
+
+
+def test_an_annotator_that_is_named_twice_runs_once() -> None:
+    assert LayerOptions(annotators=("canny", "canny")).annotators == ("canny",)
+
+
+def test_options_of_an_annotator_that_does_not_run_are_refused() -> None:
+    with pytest.raises(ConfigError, match="there are options for canny, but annotators does not name it"):
+        validate(LayerOptions, {"annotator_options": {"canny": {"low_threshold": 3}}})

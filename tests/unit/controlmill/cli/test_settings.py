@@ -60,18 +60,26 @@ NEEDED = "--url-list urls.txt --output-folder out"
         ("--background-color 0,0,0", "background_color", (0, 0, 0)),
         ("--resize_mode no", "resize_mode", "no"),
         ("resize_mode=no", "resize_mode", "no"),
-        ("annotator_options.canny.low_threshold=50", "annotator_options", {"canny": {"low_threshold": 50}}),
-        ("--annotator-options canny.low_threshold=50", "annotator_options", {"canny": {"low_threshold": 50}}),
-        (
-            """--annotator-options '{"canny": {"low_threshold": 1}}' --annotator-options canny.high_threshold=2""",
-            "annotator_options",
-            {"canny": {"low_threshold": 1, "high_threshold": 2}},
-        ),
         ("--processes_count 1 --thread_count 64", "thread_count", 64),
     ],
 )
 def test_spellings(words: str, field: str, value: object) -> None:
     assert getattr(parsed(f"{NEEDED} {words}"), field) == value
+
+
+@pytest.mark.parametrize(
+    ("words", "value"),
+    [
+        ("annotator_options.canny.low_threshold=50", {"low_threshold": 50}),
+        ("--annotator-options canny.low_threshold=50", {"low_threshold": 50}),
+        (
+            """--annotator-options '{"canny": {"low_threshold": 1}}' --annotator-options canny.high_threshold=2""",
+            {"low_threshold": 1, "high_threshold": 2},
+        ),
+    ],
+)
+def test_spellings_of_the_options_of_an_annotator(words: str, value: object) -> None:
+    assert parsed(f"{NEEDED} --annotators canny {words}").annotator_options == {"canny": value}
 
 
 def test_files_then_overrides_then_options(tmp_path: Path) -> None:
