@@ -13,6 +13,7 @@ from flows.fan_out import FanOut, Job
 from flows.finish import finish
 from flows.make_shards import Jobs, run_jobs
 from flows.report import BuildReport
+from flows.run_name import named
 from flows.session import session
 from flows.shard_tasks import caption_shard
 from storage.dataset import Dataset
@@ -25,7 +26,7 @@ from tasks.stages import Stages, Work, shards_to_caption
 _NUM_SHARDS_AT_ONCE = 2
 
 
-@flow(name="caption-dataset", persist_result=False)
+@flow(name="caption-dataset", flow_run_name=named("caption"), persist_result=False)
 def caption_dataset(config: CaptionConfig) -> BuildReport:
     """Make the layer `caption` where it is missing or was made otherwise, on actors that hold the network."""
     dataset = Dataset.open(config.output_folder)

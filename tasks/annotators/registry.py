@@ -47,7 +47,7 @@ PRESETS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "openpose_hand": ("openpose", {"include_body": False, "include_hand": True}),
 }
 """Other names of an annotator, with options that are set unless they are given."""
-_RESERVED: Final = frozenset({"source", "image", "failures"})
+_RESERVED: Final = frozenset({"source", "image", "failures", "caption"})
 
 
 def names() -> list[str]:
