@@ -5,6 +5,9 @@ VENV ?= .venv
 # dependency groups need pip 25.1, --build-constraint 25.3
 PIP_VERSION ?= 26.1.2
 
+# torch's threads wait for each other by spinning: on a busy machine two are slower than one by far
+export OMP_NUM_THREADS ?= 1
+
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 WANTED := ".[s3]" --group dev --group demo --group docs
