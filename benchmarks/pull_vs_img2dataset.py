@@ -33,7 +33,8 @@ from PIL import Image
 PEER = "img2dataset==1.47.0"
 PHOTOS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png", "hubble_deep_field.jpg")
 NUM_FILES = 40
-ENVIRONMENT = {"NO_ALBUMENTATIONS_UPDATE": "1"}
+# the same priority for all: Ray would give its workers less of a machine that others use too
+ENVIRONMENT = {"NO_ALBUMENTATIONS_UPDATE": "1", "RAY_worker_niceness": "0"}
 NUM_PROCESSES = 2
 NUM_COMPARED = 20
 NUM_KINDS = 6
@@ -196,10 +197,10 @@ def summary(scenario: Scenario, measured: Measured) -> list[str]:
         "| tool | start-up CPU-s | CPU-s per 1,000 images | images/s after it | images/s | memory | two workers' |",
         "|---|---|---|---|---|---|---|",
     ]
-    marginal, total, working = {}, {}, {}
+    marginal, lowest, total, working = {}, {}, {}, {}
     for tool, pairs in measured.costs.items():
         per_image = [(full.cpu_s - start.cpu_s) / scenario.num_rows * 1000 for start, full in pairs]
-        marginal[tool] = statistics.median(per_image)
+        marginal[tool], lowest[tool] = statistics.median(per_image), min(per_image)
         total[tool] = statistics.median(full.peak_sum_bytes for _, full in pairs)
         working[tool] = statistics.median(working_bytes(full, tool) for _, full in pairs)
         lines.append(
@@ -210,8 +211,10 @@ def summary(scenario: Scenario, measured: Measured) -> list[str]:
             f"| {total[tool] / 2**20:.0f} MiB | {working[tool] / 2**20:.0f} MiB |"
         )
     cpu = marginal["controlmill"] / marginal["img2dataset"]
-    reached = verdict(cpu, scenario.target)
-    lines += ["", f"- CPU per image: {cpu:.2f} of img2dataset's; to reach: at most {scenario.target} ({reached})."]
+    least = lowest["controlmill"] / lowest["img2dataset"]
+    lines.append("")
+    lines.append(f"- CPU per image: {cpu:.2f} of img2dataset's (lowest against lowest: {least:.2f});")
+    lines.append(f"  to reach: at most {scenario.target} ({verdict(cpu, scenario.target)}).")
     for what, peaks in (("all processes", total), ("the working processes", working)):
         ratio = peaks["controlmill"] / peaks["img2dataset"]
         lines.append(
