@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from measured_run import Cost, heading, run
+from measured_run import Cost, Part, heading, run
 from pull_vs_img2dataset import ENVIRONMENT, SCENARIOS, check_complete, photographs, server
 
 from controlmill.config import ShardOptions
@@ -63,8 +63,8 @@ def bare_loop(urls: Sequence[str], folder: Path) -> None:
             pq.write_table(table, folder / f"{name}-{number}.parquet", compression="none", row_group_size=64)
 
 
-def costs(kind: str, urls: list[str], folder: Path) -> tuple[float, float]:
-    """CPU seconds and wall seconds per shard of one kind of run."""
+def costs(kind: str, urls: list[str], folder: Path) -> tuple[Cost, Cost]:
+    """A short and a long run of one kind."""
     measured: list[Cost] = []
     for num_shards in (SHORT, LONG):
         with tempfile.TemporaryDirectory(dir=folder) as output:
@@ -81,8 +81,22 @@ def costs(kind: str, urls: list[str], folder: Path) -> tuple[float, float]:
             measured.append(run(command, folder / "run.log", ENVIRONMENT))
             if kind != "bare loop":
                 check_complete(Path(output), num_shards * ROWS_PER_SHARD)
-    short, long = measured
+    return measured[0], measured[1]
+
+
+def per_shard(pair: tuple[Cost, Cost]) -> tuple[float, float]:
+    """CPU seconds and wall seconds per shard, from a short and a long run."""
+    short, long = pair
     return (long.cpu_s - short.cpu_s) / (LONG - SHORT), (long.wall_s - short.wall_s) / (LONG - SHORT)
+
+
+def by_kind(pair: tuple[Cost, Cost]) -> str:
+    """Where the CPU seconds per shard went, by kind of process."""
+    short, long = pair
+    taken = {
+        kind: (part.cpu_s - short.parts.get(kind, Part()).cpu_s) / (LONG - SHORT) for kind, part in long.parts.items()
+    }
+    return ", ".join(f"{kind} {cpu_s:.2f}" for kind, cpu_s in sorted(taken.items(), key=lambda item: -item[1]))
 
 
 def main() -> None:
@@ -96,7 +110,7 @@ def main() -> None:
     if arguments.bare:
         bare_loop(arguments.bare[0].read_text().split(), arguments.bare[1])
         return
-    measured: dict[str, list[tuple[float, float]]] = {"bare loop": [], "controlmill build": []}
+    measured: dict[str, list[tuple[Cost, Cost]]] = {"bare loop": [], "controlmill build": []}
     with tempfile.TemporaryDirectory() as name:
         files = Path(name) / "files"
         files.mkdir()
@@ -106,14 +120,14 @@ def main() -> None:
             for _ in range(arguments.rounds):
                 for kind, results in measured.items():
                     results.append(costs(kind, urls, Path(name)))
-                    print(kind, results[-1], flush=True)
+                    print(kind, per_shard(results[-1]), by_kind(results[-1]), flush=True)
     text = report(measured, arguments.rounds) + (arguments.note.read_text() if arguments.note else "")
     print(text)
     if arguments.out:
         arguments.out.write_text(text)
 
 
-def report(measured: dict[str, list[tuple[float, float]]], rounds: int) -> str:
+def report(measured: dict[str, list[tuple[Cost, Cost]]], rounds: int) -> str:
     """The result file."""
     lines = [
         *heading("What the framework costs"),
@@ -125,7 +139,8 @@ def report(measured: dict[str, list[tuple[float, float]]], rounds: int) -> str:
         "|---|---|---|",
     ]
     medians, lowest = {}, {}
-    for kind, results in measured.items():
+    for kind, pairs in measured.items():
+        results = [per_shard(pair) for pair in pairs]
         medians[kind] = [statistics.median(values) for values in zip(*results, strict=True)]
         lowest[kind] = [min(values) for values in zip(*results, strict=True)]
         cells = [f"{middle:.2f} ({low:.2f})" for middle, low in zip(medians[kind], lowest[kind], strict=True)]
@@ -134,6 +149,7 @@ def report(measured: dict[str, list[tuple[float, float]]], rounds: int) -> str:
     for what, values in (("medians", medians), ("the lowest of each", lowest)):
         cpu, wall = (values["controlmill build"][index] / values["bare loop"][index] for index in (0, 1))
         lines.append(f"- Ratio of {what}: CPU {cpu:.2f}, wall {wall:.2f}; to reach: at most {TARGET:.2f}.")
+    lines.append(f"- CPU-s per shard by kind of process, last round: {by_kind(measured['controlmill build'][-1])}.")
     return "\n".join([*lines, ""])
 
 

@@ -77,7 +77,7 @@ class CpuGroup:
 
 
 def run(command: Sequence[str], log_path: Path, environment: dict[str, str] | None = None) -> Cost:
-    """Run `command` to its end, output to `log_path`; raise `CalledProcessError` when it fails."""
+    """Run `command` to its end, output to `log_path`; raise `RuntimeError` when it fails."""
     with CpuGroup() as group:
         started_s = time.monotonic()
         with log_path.open("wb") as log_file:
@@ -96,9 +96,7 @@ def run(command: Sequence[str], log_path: Path, environment: dict[str, str] | No
         while group.pids():
             time.sleep(0.1)
         if process.returncode:
-            raise subprocess.CalledProcessError(
-                process.returncode, command, log_path.read_text(errors="replace")[-2000:]
-            )
+            raise RuntimeError(f"{command} failed: {log_path.read_text(errors='replace')[-2000:]}")
         return Cost(wall_s, group.cpu_s(), samples.peak_sum_bytes, samples.parts())
 
 
