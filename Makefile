@@ -39,9 +39,10 @@ docs: $(VENV)/.installed  ## write the generated blocks and build the site into 
 	$(BIN)/python docs/generate.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-# for the oldest Python that is supported: what needs a newer one is not chosen
-lock: $(VENV)/.pip  ## resolve all dependencies anew and write constraints.txt
-	$(PIP) install --quiet --dry-run --ignore-installed --python-version 3.11.0 --only-binary=:all: \
+# by the oldest Python that is supported: what needs a newer one is not chosen. Only DeepSpeed has no wheel
+lock: $(VENV)/.pip  ## resolve all dependencies anew and write constraints.txt; needs Python 3.11
+	@$(BIN)/python -c 'import sys; sys.exit(None if sys.version_info[:2] == (3, 11) else "make lock needs Python 3.11: make lock VENV=.venv-lock PYTHON=python3.11")'
+	$(PIP) install --quiet --dry-run --ignore-installed --only-binary=:all: --no-binary=deepspeed \
 		--report $(VENV)/report.json ".[s3,gcs]" --group dev --group demo --group docs
 	$(BIN)/python .ci/constraints.py $(VENV)/report.json constraints.txt
 
