@@ -20,6 +20,10 @@
     ├── WeightsError                 7
     │   ├── WeightsMissingError      7  weights are neither on this machine nor to be had
     │   └── WeightsUnusableError     7  the file is not the one that was asked for, or holds something else
+    ├── RunError                     8
+    │   ├── RunUnusableError         8  what a training run left is not there, cannot be read, or is broken
+    │   ├── PreflightError           8  data, hints, gradients or memory are not as training needs them
+    │   └── NonFiniteLossError       8  the loss became NaN or infinite
     └── InterruptedRunError        130  Ctrl-C or a termination signal
 
 Errors are caught by cause. A failure of one row is never an exception outside of its shard: it is a value with a
@@ -121,6 +125,24 @@ class WeightsMissingError(WeightsError):
 
 class WeightsUnusableError(WeightsError):
     """The file is not the one that was asked for, or holds something else than these weights."""
+
+
+class RunError(ControlmillError):
+    """A training run failed, or what it left cannot be used."""
+
+    exit_code = 8
+
+
+class RunUnusableError(RunError):
+    """What a training run left is not there, cannot be read, or is broken."""
+
+
+class PreflightError(RunError):
+    """Data, hints, gradients or memory are not as training needs them."""
+
+
+class NonFiniteLossError(RunError):
+    """The loss became NaN or infinite."""
 
 
 class InterruptedRunError(ControlmillError):

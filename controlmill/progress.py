@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from controlmill.logs import log
 from controlmill.reasons import Reason
@@ -29,6 +29,9 @@ class Observer(Protocol):
     def shard_done(self, shard: int) -> None:
         """One more shard is committed."""
 
+    def trained(self, record: Mapping[str, Any]) -> None:
+        """One more update of a training run is done: a line of its metrics.jsonl, and `num_updates` in all."""
+
     def message(self, text: str) -> None:
         """What is being done, or what a person should know: one line."""
 
@@ -43,6 +46,9 @@ class SilentObserver:
         """Ignore."""
 
     def shard_done(self, shard: int) -> None:
+        """Ignore."""
+
+    def trained(self, record: Mapping[str, Any]) -> None:
         """Ignore."""
 
     def message(self, text: str) -> None:
@@ -125,11 +131,56 @@ class Tally:
         return max(0, self.num_rows - self.rows_done) / rows_per_s
 
 
+@dataclass
+class UpdateTally:
+    """How far a training run is."""
+
+    clock: Clock = time.monotonic
+    window: int = 50
+    """Updates over which the speed is taken."""
+    done: int = 0
+    num_updates: int = 0
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._samples: deque[tuple[float, int, int]] = deque(maxlen=self.window)
+
+    def count(self, record: Mapping[str, Any]) -> None:
+        """Take over the record of an update."""
+        self.done, self.num_updates, self.record = record["update"], record["num_updates"], record
+        self._samples.append((self.clock(), record["update"], record["samples_seen"]))
+
+    def speed(self) -> tuple[float, float]:
+        """Updates and images per second over the last updates; zeros before the second one."""
+        if len(self._samples) < 2:
+            return 0.0, 0.0
+        (at, update, images), (now, update_now, images_now) = self._samples[0], self._samples[-1]
+        seconds = max(now - at, 1e-9)
+        return (update_now - update) / seconds, (images_now - images) / seconds
+
+    def seconds_left(self) -> float | None:
+        """Seconds until the last update at the present speed; None before the second one."""
+        updates_per_s, _ = self.speed()
+        return (self.num_updates - self.done) / updates_per_s if updates_per_s > 0 else None
+
+    def fields(self) -> dict[str, object]:
+        """What an event line shows."""
+        shown: dict[str, object] = {
+            "update": f"{self.done}/{self.num_updates}",
+            "epoch": round(self.record["epoch"], 3),
+            "loss": round(self.record["loss"], 5),
+            "images_per_s": round(self.speed()[1], 1),
+        }
+        left = self.seconds_left()
+        return shown if left is None else {**shown, "left_s": round(left)}
+
+
 class LogObserver:
     """Writes an event line now and then: for where the output is not a terminal."""
 
     def __init__(self, every_s: float = 5.0, clock: Clock = time.monotonic) -> None:
         self._tally = Tally(clock)
+        self._updates = UpdateTally(clock)
         self._every_s = every_s
         self._clock = clock
         self._next = clock() + every_s
@@ -152,6 +203,13 @@ class LogObserver:
         self._tally.shards_done += 1
         if self._tally.complete and self._tally.shards_done >= self._tally.num_shards:
             self._log()
+
+    def trained(self, record: Mapping[str, Any]) -> None:
+        """Log where it is time, and the last update."""
+        self._updates.count(record)
+        if self._clock() >= self._next or self._updates.done == self._updates.num_updates:
+            self._next = self._clock() + self._every_s
+            log("training", **self._updates.fields())
 
     def message(self, text: str) -> None:
         """Log the line."""

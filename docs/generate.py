@@ -14,10 +14,20 @@ import click
 
 from controlmill import errors
 from controlmill.cli import main
+from controlmill.cli import diffusers as from_diffusers
 from controlmill.cli.img2dataset import DEFAULTS, MISSING, NOTES
 from controlmill.cli.options import default_text, groups_of
 from controlmill.cli.values import shape_of
-from controlmill.config import AnnotateConfig, BuildConfig, CaptionConfig, Options, RetryConfig
+from controlmill.config import (
+    AnnotateConfig,
+    BuildConfig,
+    CaptionConfig,
+    EncodeConfig,
+    Options,
+    RetryConfig,
+    SampleConfig,
+    TrainConfig,
+)
 from controlmill.reasons import MEANINGS, Reason, img2dataset_status
 from tasks.annotators import registry
 
@@ -39,7 +49,10 @@ def options() -> str:
         "build": BuildConfig,
         "annotate": AnnotateConfig,
         "caption": CaptionConfig,
+        "encode": EncodeConfig,
         "retry": RetryConfig,
+        "train": TrainConfig,
+        "sample": SampleConfig,
     }
     groups: dict[str, tuple[type[Options], list[str]]] = {}
     for model in commands.values():
@@ -86,6 +99,19 @@ def img2dataset() -> str:
         else:
             rows.append((f"`{name}`", shown, default(BuildConfig, name), NOTES.get(name, "the same")))
     return table("option | img2dataset's default | ours | what differs", iter(rows))
+
+
+def diffusers() -> str:
+    """Every option of diffusers' train_controlnet.py, and ours."""
+    rows = []
+    for name, theirs in from_diffusers.DEFAULTS.items():
+        shown = {None: "none", "required": "required"}.get(theirs, f"`{theirs}`")
+        if name in from_diffusers.MISSING:
+            rows.append((f"`{name}`", shown, "no such option", from_diffusers.MISSING[name].advice))
+        else:
+            ours = from_diffusers.PEER.renamed.get(name, name)
+            rows.append((f"`{name}`", shown, default(TrainConfig, ours), from_diffusers.NOTES.get(name, "the same")))
+    return table("option | diffusers' default | ours | what differs", iter(rows))
 
 
 def annotators() -> str:
@@ -140,6 +166,7 @@ def commands() -> str:
 BLOCKS: dict[str, Callable[[], str]] = {
     "annotators": annotators,
     "commands": commands,
+    "diffusers": diffusers,
     "exit-codes": exit_codes,
     "img2dataset": img2dataset,
     "options": options,

@@ -40,10 +40,10 @@ class FanOut:
     A worker that dies is replaced and its shard started again, `max_retries` times; shards are idempotent.
     """
 
-    def __init__(self, limit: int, max_retries: int, num_cpus: float = 1) -> None:
+    def __init__(self, limit: int, max_retries: int, num_cpus: float = 1, num_gpus: float = 0) -> None:
         """`num_cpus`: CPUs that one job occupies; 0 for jobs that only wait for actors, or there may be none left."""
         self._limit = limit
-        self._num_cpus = num_cpus
+        self._resources = {"num_cpus": num_cpus, **({"num_gpus": num_gpus} if num_gpus else {})}
         self._max_retries = max_retries
         self._in_flight: dict[Any, tuple[Job, Any]] = {}
 
@@ -70,7 +70,7 @@ class FanOut:
 
     @contextmanager
     def _runner(self) -> Iterator[RayTaskRunner[Any]]:
-        with RayTaskRunner() as runner, remote_options(max_retries=self._max_retries, num_cpus=self._num_cpus):
+        with RayTaskRunner() as runner, remote_options(max_retries=self._max_retries, **self._resources):
             yield runner
 
     def _fill(self, runner: RayTaskRunner[Any], next_job: Callable[[], Job | None]) -> None:

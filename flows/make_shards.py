@@ -2,7 +2,7 @@
 
 from collections import Counter, deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import ray
 from ray.exceptions import RayError
@@ -65,6 +65,13 @@ def run_jobs(jobs: "Jobs", fan_out: FanOut) -> BuildReport:
     return jobs.report
 
 
+class Lookup(Protocol):
+    """Knows what each shard still needs."""
+
+    def missing(self, shard: int) -> Work | None:
+        """The work that a planned shard needs, None where it is complete."""
+
+
 class Jobs:
     """The jobs of one run, and what became of them."""
 
@@ -72,7 +79,7 @@ class Jobs:
         self,
         dataset: Dataset,
         planner: BackgroundPlanner,
-        stages: Stages,
+        stages: Lookup,
         make: Callable[[Work, Any], Job],
         *,
         pulls: bool,

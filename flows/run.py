@@ -14,7 +14,15 @@ from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from controlmill.config import AnnotateConfig, BuildConfig, CaptionConfig, EngineOptions, RetryConfig
+from controlmill.config import (
+    AnnotateConfig,
+    BuildConfig,
+    CaptionConfig,
+    EncodeConfig,
+    EngineOptions,
+    RetryConfig,
+    TrainConfig,
+)
 from controlmill.errors import EngineError, EngineStartError, InterruptedRunError
 from controlmill.progress import observer
 from flows.engines import RunServer, prefect_server, ray_cluster, ray_environment
@@ -26,6 +34,7 @@ _LAST_WORDS_S = 3.0
 
 if TYPE_CHECKING:
     from flows.report import BuildReport
+    from training.outcome import Outcome
 
 
 def run_build(config: BuildConfig) -> "BuildReport":
@@ -63,6 +72,26 @@ def run_caption(config: CaptionConfig) -> "BuildReport":
         return caption_dataset(config)
 
 
+def run_encode(config: EncodeConfig) -> "BuildReport":
+    """Encode images and captions of a dataset for training."""
+    from flows.encoding import encoding_of, shards_to_encode
+
+    dataset = Dataset.open(config.output_folder)
+    encoding = encoding_of(dataset, config)
+    with _engines(dataset, partial(shards_to_encode, dataset, encoding), config):
+        from flows.encode_dataset import encode_dataset
+
+        return encode_dataset(config)
+
+
+def run_train(config: TrainConfig) -> "Outcome":
+    """Train a ControlNet."""
+    with _interruptible(partial(_last_checkpoint, config)), engines(config.engine):
+        from flows.train_controlnet import train_controlnet
+
+        return train_controlnet(config)
+
+
 def run_retry(config: RetryConfig) -> "BuildReport":
     """Pull failed rows of a dataset again."""
     from tasks.sources.plan import plan_retry
@@ -76,10 +105,17 @@ def run_retry(config: RetryConfig) -> "BuildReport":
 
 @contextmanager
 def _engines(dataset: Dataset, plan: Callable[[], Iterable[int]], options: EngineOptions) -> Iterator[None]:
+    with _interruptible(partial(_complete_shards, dataset)), session(dataset, plan), engines(options):
+        yield
+
+
+@contextmanager
+def engines(options: EngineOptions) -> Iterator[None]:
+    """Ray and the Prefect server for a flow inside of the `with` block."""
     # The flow's own words reach its page; on the terminal the observer speaks, and errors are one line.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     started_s = time.monotonic()
-    with _interruptible(dataset), session(dataset, plan), prefect_server() as server:
+    with prefect_server() as server:
         observer().message(_beginning(options, server))
         ray_environment(options)
         # Importing Prefect takes a second or two, which fits into the start of Ray.
@@ -145,7 +181,7 @@ def _last_words() -> None:
 
 
 @contextmanager
-def _interruptible(dataset: Dataset) -> Iterator[None]:
+def _interruptible(how_to_go_on: Callable[[], str]) -> Iterator[None]:
     """Ctrl-C and SIGTERM end the run in order; what is said then is how to go on."""
 
     def stop(_number: int, _frame: FrameType | None) -> None:
@@ -155,9 +191,23 @@ def _interruptible(dataset: Dataset) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        num_done = len(dataset.layer("image").committed())
-        raise InterruptedRunError(
-            f"stopped; {num_done} shards are complete, nothing is half-written; run the same command again to go on"
-        ) from error
+        raise InterruptedRunError(how_to_go_on()) from error
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _complete_shards(dataset: Dataset) -> str:
+    num_done = len(dataset.layer("image").committed())
+    return f"stopped; {num_done} shards are complete, nothing is half-written; run the same command again to go on"
+
+
+def _last_checkpoint(config: TrainConfig) -> str:
+    from training.checkpoints import Checkpoints
+
+    committed = Checkpoints(config.output_dir).committed()
+    if not committed:
+        return "stopped before the first checkpoint; run the same command again to start anew"
+    last = committed[-1].update
+    return (
+        f"stopped; the last checkpoint is that of update {last}; add --resume-from-checkpoint latest to go on from it"
+    )

@@ -8,9 +8,10 @@ from storage.filesystem import redact
 
 
 def named(verb: str) -> Callable[[], str]:
-    """For `flow_run_name`: the verb and the dataset, without credentials."""
+    """For `flow_run_name`: the verb and the dataset or the folder of the run, without credentials."""
 
     def name() -> str:
-        return f"{verb} {redact(flow_run.parameters['config'].output_folder)}"
+        config = flow_run.parameters["config"]
+        return f"{verb} {redact(getattr(config, 'output_folder', None) or config.output_dir)}"
 
     return name

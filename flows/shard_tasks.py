@@ -15,6 +15,7 @@ from tasks.progress import ShardProgress, ignore
 if TYPE_CHECKING:
     from flows.captioning import CaptionPool
     from tasks.captioners.base import Captioner
+    from training.encode_shard import Encoding
 
 _POST_EVERY_S = 0.5
 
@@ -49,6 +50,26 @@ def caption_shard(uri: str, shard: int, captioner: "Captioner", pool: "CaptionPo
     record = work(Dataset(uri), shard, captioner, pool.caption_all, pool.versions, _post_to(board))
     _finish(board, shard)
     return [record]
+
+
+@task(name="encode-shard", task_run_name="encode {shard:05d}", persist_result=False, cache_policy=NO_CACHE)
+def encode_shard(
+    uri: str, shard: int, layers: tuple[str, ...], encoding: "Encoding", reference: str, device: str, board: Any
+) -> list[CommitRecord]:
+    """Make the cached layers of one shard with the base at `reference`, loaded once per process."""
+    from flows.encoding import base_of
+    from training.encode_shard import encode_shard as work
+
+    base = base_of(encoding, reference, device)
+    progress, post = ShardProgress(shard), _post_to(board)
+
+    def report(num_done: int) -> None:
+        progress.done = num_done
+        post(progress)
+
+    records = work(Dataset(uri), shard, base, encoding, layers, report)
+    _finish(board, shard)
+    return records
 
 
 def _finish(board: Any, shard: int) -> None:

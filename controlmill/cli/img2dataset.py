@@ -4,67 +4,43 @@ Source: the signature of `img2dataset.main.download`, release 1.47.0. The page d
 from this table.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-from controlmill.cli.values import read_flag
-
-
-@dataclass(frozen=True, slots=True)
-class Missing:
-    """An option of img2dataset that controlmill does not have."""
-
-    accepts: Callable[[str], bool]
-    """Values that ask for what controlmill does anyway."""
-    advice: str
-    """Said for every other value."""
-    is_flag: bool = False
-
-
-def _one_of(*values: str) -> Callable[[str], bool]:
-    return lambda value: value in values
-
-
-def _is_false(name: str) -> Callable[[str], bool]:
-    return lambda value: not read_flag(name, value)
-
-
-def _anything(_: str) -> bool:
-    return True
-
+from controlmill.cli.peer import Missing, Peer, anything, is_false, one_of
 
 MISSING: dict[str, Missing] = {
     "output_format": Missing(
-        _one_of("parquet"),
+        one_of("parquet"),
         "controlmill writes Parquet layers only; leave the option out or give parquet",
     ),
     "bbox_col": Missing(
-        _one_of("None", "none", "null"),
+        one_of("None", "none", "null"),
         "controlmill does not blur boxes; keep the column with --save-additional-columns",
     ),
     "enable_wandb": Missing(
-        _is_false("enable_wandb"),
+        is_false("enable_wandb"),
         "controlmill does not log to Weights & Biases; its totals are in `controlmill inspect DATASET --json`",
         is_flag=True,
     ),
-    "wandb_project": Missing(_anything, "without effect, as there is no logging to Weights & Biases"),
+    "wandb_project": Missing(anything, "without effect, as there is no logging to Weights & Biases"),
     "oom_shard_count": Missing(
-        _one_of("5"),
+        one_of("5"),
         "shard names have five digits and take more by themselves; leave the option out",
     ),
     "distributor": Missing(
-        _one_of("multiprocessing", "ray"),
+        one_of("multiprocessing", "ray"),
         "shards are worked on by Ray, on this machine or with --ray-address on a cluster; leave the option out",
     ),
-    "subjob_size": Missing(_anything, "without effect: shards are handed out one by one"),
+    "subjob_size": Missing(anything, "without effect: shards are handed out one by one"),
     "disable_all_reencoding": Missing(
-        _is_false("disable_all_reencoding"),
+        is_false("disable_all_reencoding"),
         "controlmill decodes every image; --resize-mode no --skip-reencode keeps the bytes of upright RGB images",
         is_flag=True,
     ),
 }
 """Options without a counterpart."""
+
+PEER = Peer(MISSING)
 
 DEFAULTS: dict[str, Any] = {
     "url_list": "required",
@@ -124,12 +100,3 @@ NOTES: dict[str, str] = {
     "user_agent_token": "beside an honest `controlmill` User-Agent; img2dataset calls itself Firefox",
 }
 """What else differs in options that both have."""
-
-
-def refusals(given: dict[str, str]) -> list[str]:
-    """One sentence for each given option without a counterpart whose value asks for something else."""
-    return [
-        f"{name}: {MISSING[name].advice} (got {value})"
-        for name, value in given.items()
-        if not MISSING[name].accepts(value)
-    ]

@@ -15,8 +15,14 @@ COMMANDS = {
     "build": "Pull images from a list of URLs and annotate them, into a dataset of Parquet layers.",
     "annotate": "Add layers to a dataset.",
     "caption": "Describe the images of a dataset in words.",
+    "encode": "Encode images and captions with the frozen parts of a base, once for all epochs.",
     "retry": "Pull failed rows of a dataset again.",
     "inspect": "Show what is in a dataset: layers, failures, what is incomplete.",
+    "preflight": "Check data, hints, gradients and memory before training.",
+    "train": "Train a ControlNet on the layers of a dataset.",
+    "convergence": "Say when a ControlNet suddenly began to follow its condition, from the log of its probe.",
+    "sample": "Generate images with a ControlNet.",
+    "export-model": "Write a trained ControlNet for other programs.",
     "weights": "List, fetch and verify the weights of annotators.",
     "env": "Make and check isolated Python environments: for --captioner lavis.",
 }
@@ -33,7 +39,7 @@ class LazyGroup(click.Group):
         """Import `controlmill.cli.<name>` and take its `command`."""
         if cmd_name not in COMMANDS:
             return None
-        command = importlib.import_module(f"controlmill.cli.{cmd_name}").command
+        command = importlib.import_module(f"controlmill.cli.{cmd_name.replace('-', '_')}").command
         if not isinstance(command, click.Command):
             raise TypeError(f"controlmill.cli.{cmd_name}.command is no command")
         return command

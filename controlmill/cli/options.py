@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from controlmill.cli.img2dataset import MISSING
+from controlmill.cli.peer import Peer
 from controlmill.cli.values import Shape, is_flag_value, read_flag, shape_of
 from controlmill.config import Options
 from controlmill.errors import ConfigError
@@ -103,9 +103,13 @@ def _help(model: type[Options], field: str, shape: Shape) -> str:
     return " ".join(parts)
 
 
-def missing_options(taken: frozenset[str]) -> Iterator[FieldOption]:
-    """Hidden options for what img2dataset has and controlmill has not, so that they can be answered by name."""
-    for field, missing in MISSING.items():
+def missing_options(peer: Peer, taken: frozenset[str]) -> Iterator[FieldOption]:
+    """Hidden options for what another program has and the command has not, so that they can be answered by name."""
+    for field in peer.renamed:
+        yield FieldOption(
+            field, GENERAL, _declarations(field, Shape("scalar", optional=False, metavar="")), hidden=True
+        )
+    for field, missing in peer.missing.items():
         if field in taken:
             continue
         shape = Shape("flag" if missing.is_flag else "scalar", optional=False, metavar="")

@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from controlmill.progress import Clock, Tally
+from controlmill.progress import Clock, Tally, UpdateTally
 from controlmill.reasons import Reason
 
 
@@ -21,6 +21,7 @@ class RichObserver:
 
     def __init__(self, console: Console, clock: Clock = time.monotonic) -> None:
         self._tally = Tally(clock)
+        self._updates = UpdateTally(clock)
         self._clock = clock
         self._started = clock()
         self._doing = "starting"
@@ -53,6 +54,11 @@ class RichObserver:
         with self._lock:
             self._tally.shards_done += 1
 
+    def trained(self, record: Mapping[str, Any]) -> None:
+        """Take over one update of a training run."""
+        with self._lock:
+            self._updates.count(record)
+
     def message(self, text: str) -> None:
         """Say what is being done."""
         self._doing = text
@@ -70,14 +76,22 @@ class RichObserver:
             if tally.num_rows:
                 lines.add_row(*_bar("rows", tally.rows_done, tally.num_rows, more), Text(self._speed(), "cyan"))
                 lines.add_row(*_bar("shards", tally.shards_done, tally.num_shards, more), Text(self._left(), "cyan"))
+            if self._updates.num_updates:
+                done, total = self._updates.done, self._updates.num_updates
+                lines.add_row(*_bar("update", done, total, ""), Text(self._training(), "cyan"))
             elapsed = _clock_text(self._clock() - self._started)
-            parts: list[RenderableType] = [lines] if tally.num_rows else []
+            parts: list[RenderableType] = [lines] if tally.num_rows or self._updates.num_updates else []
             if tally.failures:
                 parts.append(_failures(tally))
             return Group(*parts, Text.assemble((elapsed, "cyan"), " ", self._doing, overflow="ellipsis", no_wrap=True))
 
     def _speed(self) -> str:
         return f"{self._tally.speed()[1]:,.1f} images/s"
+
+    def _training(self) -> str:
+        left = self._updates.seconds_left()
+        text = f"loss {self._updates.record['loss']:.4f}  {self._updates.speed()[1]:,.1f} images/s"
+        return text if left is None else f"{text}  {_clock_text(left)} left"
 
     def _left(self) -> str:
         left = self._tally.seconds_left()

@@ -40,17 +40,24 @@ def running(dataset: str, log_format: LogFormat) -> Iterator[Callable[["BuildRep
     Progress is a display on a terminal, with warnings above it, and event lines elsewhere or where they are asked for.
     """
     reports: list[BuildReport] = []
+    with watched(log_format):
+        yield reports.append
+    for report in reports:
+        print_summary(report, dataset, Console(file=sys.stdout))
+
+
+@contextmanager
+def watched(log_format: LogFormat) -> Iterator[None]:
+    """Show progress inside of the `with` block: a display on a terminal, event lines elsewhere."""
     console = Console(stderr=True)
     on_terminal = console.is_terminal and log_format == "text"
     logs.configure(log_format, only_warnings=on_terminal)
     if on_terminal:
         with RichObserver(console) as display, observe(display):
-            yield reports.append
+            yield
     else:
         with observe(LogObserver()):
-            yield reports.append
-    for report in reports:
-        print_summary(report, dataset, Console(file=sys.stdout))
+            yield
 
 
 def print_summary(report: "BuildReport", dataset: str, console: Console) -> None:

@@ -6,8 +6,9 @@ from typing import Any, Generic, TypeVar
 
 import click
 
-from controlmill.cli.img2dataset import MISSING, refusals
+from controlmill.cli.img2dataset import PEER as IMG2DATASET
 from controlmill.cli.options import CONTEXT_SETTINGS, OptionsCommand, field_options, missing_options, unknown_positional
+from controlmill.cli.peer import Peer
 from controlmill.cli.values import is_unset, merge, read, shape_of
 from controlmill.config import Options, load_yaml, parse_overrides, unknown_option, validate
 from controlmill.errors import ConfigError
@@ -29,6 +30,8 @@ class ConfigCommand(OptionsCommand, Generic[OptionsT]):
         *,
         text: str,
         dataset: bool = False,
+        positional: str | None = None,
+        peer: Peer = IMG2DATASET,
     ) -> None:
         """Make the command.
 
@@ -38,33 +41,31 @@ class ConfigCommand(OptionsCommand, Generic[OptionsT]):
             run: what it does, given the validated options and how to log.
             text: its help.
             dataset: whether a positional DATASET stands for `output_folder`.
+            positional: the field that a positional DATASET stands for, where it is another one.
+            peer: the program whose command lines can be pasted.
         """
-        words = "[DATASET] [CONFIG.yaml] [OPTION=VALUE]..." if dataset else "[CONFIG.yaml] [OPTION=VALUE]..."
+        positional = "output_folder" if dataset else positional
+        words = "[DATASET] [CONFIG.yaml] [OPTION=VALUE]..." if positional else "[CONFIG.yaml] [OPTION=VALUE]..."
         self.model = model
+        self._run = run
+        self._positional = positional
+        self._peer = peer
         super().__init__(
             name,
             params=[
                 click.Argument(["words"], nargs=-1, metavar=words),
                 *field_options(model, without=frozenset({"output_folder"}) if dataset else frozenset()),
-                *missing_options(frozenset(model.model_fields)),
+                *missing_options(peer, frozenset(model.model_fields)),
                 *general_options(),
             ],
             help=text,
-            callback=lambda words, log_format, **given: self._start(run, words, log_format, given, dataset=dataset),
+            callback=lambda words, log_format, **given: self._start(words, log_format, given),
             context_settings=CONTEXT_SETTINGS,
             no_args_is_help=True,
         )
 
-    def _start(
-        self,
-        run: Callable[[OptionsT, LogFormat], None],
-        words: Sequence[str],
-        log_format: LogFormat,
-        given: Mapping[str, object],
-        *,
-        dataset: bool,
-    ) -> None:
-        run(assemble(self.model, words, given, dataset=dataset), log_format)
+    def _start(self, words: Sequence[str], log_format: LogFormat, given: Mapping[str, object]) -> None:
+        self._run(assemble(self.model, words, given, positional=self._positional, peer=self._peer), log_format)
 
 
 def general_options() -> list[click.Option]:
@@ -86,32 +87,39 @@ def general_options() -> list[click.Option]:
 
 
 def assemble(
-    model: type[OptionsT], words: Sequence[str], given: Mapping[str, object], *, dataset: bool = False
+    model: type[OptionsT],
+    words: Sequence[str],
+    given: Mapping[str, object],
+    *,
+    positional: str | None = None,
+    peer: Peer = IMG2DATASET,
 ) -> OptionsT:
     """The validated configuration.
 
     Args:
         model: the options of the command.
-        words: positional words: a dataset (where `dataset`), config files, option=value.
+        words: positional words: a dataset (where `positional`), config files, option=value.
         given: the options as click parsed them, None or () where not given.
-        dataset: whether one word may be the dataset.
+        positional: the field that a word which is neither file nor option=value is for.
+        peer: the program whose options are understood too.
 
     Raises:
         ConfigError: naming every option that is unknown, of a wrong type, impossible or without a counterpart.
     """
     values: dict[str, Any] = {}
+    options = _plain(model, _joined(given), peer)
     overrides = [word for word in words if _OVERRIDE.match(word)]
     files = [word for word in words if word not in overrides and word.endswith((".yaml", ".yml"))]
     for path in files:
-        values = merge(values, _plain(model, load_yaml(path)))
-    values = merge(values, _plain(model, parse_overrides(overrides)))
+        values = merge(values, _plain(model, load_yaml(path), peer))
+    values = merge(values, _plain(model, parse_overrides(overrides), peer))
     for word in words:
         if word not in overrides and word not in files:
-            if not dataset or "output_folder" in values:
+            if positional is None or positional in values:
                 raise unknown_positional(word)
-            values["output_folder"] = word
-    values = merge(values, _plain(model, _joined(given)))
-    if dataset and "output_folder" not in values:
+            values[positional] = word
+    values = merge(values, options)
+    if positional is not None and positional not in values:
         raise ConfigError("DATASET: give the folder of the dataset")
     return validate(model, values)
 
@@ -121,10 +129,12 @@ def _joined(given: Mapping[str, object]) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None and value != ()}
 
 
-def _plain(model: type[Options], values: Mapping[str, Any]) -> dict[str, Any]:
+def _plain(model: type[Options], values: Mapping[str, Any], peer: Peer) -> dict[str, Any]:
     """Values that the model can validate, from text in any of the spellings; refuse names that it does not have."""
-    missing = {name: str(value) for name, value in values.items() if name in MISSING and name not in model.model_fields}
-    problems = refusals(missing)
+    values = {peer.renamed.get(name, name): value for name, value in values.items()}
+    absent = {name for name in values if name in peer.missing and name not in model.model_fields}
+    missing = {name: str(values[name]) for name in values if name in absent}
+    problems = peer.refusals(missing)
     plain: dict[str, Any] = {}
     for name, value in values.items():
         if name in missing:

@@ -6,22 +6,40 @@ from controlmill.config.caption import CaptionOptions
 from controlmill.config.engine import EngineOptions
 from controlmill.config.image import ImageOptions
 from controlmill.config.layers import LayerOptions
+from controlmill.config.model import ModelOptions
 from controlmill.config.pull import PullOptions
+from controlmill.config.sample import SampleConfig
 from controlmill.config.source import SourceOptions
+from controlmill.config.train import TrainConfig
+from controlmill.config.training_data import EncodeConfig, EncodeOptions, TrainingDataOptions
+from controlmill.config.update import ObjectiveOptions, OptimizerOptions, UpdateOptions
+from controlmill.config.workers import RunOptions, WorkerOptions, ZeroOptions
 
 __all__ = [
     "AnnotateConfig",
     "BuildConfig",
     "CaptionConfig",
     "CaptionOptions",
+    "EncodeConfig",
+    "EncodeOptions",
     "EngineOptions",
     "ImageOptions",
     "LayerOptions",
+    "ModelOptions",
+    "ObjectiveOptions",
+    "OptimizerOptions",
     "Options",
     "PullOptions",
     "RetryConfig",
+    "RunOptions",
+    "SampleConfig",
     "ShardOptions",
     "SourceOptions",
+    "TrainConfig",
+    "TrainingDataOptions",
+    "UpdateOptions",
+    "WorkerOptions",
+    "ZeroOptions",
     "load_yaml",
     "parse_overrides",
     "unknown_option",

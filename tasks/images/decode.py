@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass
 
-import cv2
-import numpy as np
 from PIL import ImageCms
 
 from controlmill.config.image import ImageOptions
 from controlmill.reasons import Reason, RowFailure
+from storage.stored_image import decode_stored
 from tasks.images.color import srgb_transform
 from tasks.images.exif import exif_json, orientation, upright
 from tasks.images.formats import Picture, decode_picture, header_size
@@ -15,6 +14,8 @@ from tasks.images.jpeg import dct_factor, decode_jpeg, is_simple, read_markers
 from tasks.images.plan import plan_resize
 from tasks.images.sniff import Format, image_format, looks_like
 from tasks.images.types import Pixels
+
+__all__ = ["Decoded", "check_size", "decode", "decode_stored"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,20 +50,6 @@ def decode(data: bytes, options: ImageOptions) -> Decoded | RowFailure:
     except Exception as error:  # noqa: BLE001  one row's edge: a stranger's file makes decoders raise anything
         cause = " ".join(str(error).split()) or type(error).__name__
         return RowFailure(Reason.CORRUPT_IMAGE, f"cannot decode this {kind}: {cause}")
-
-
-def decode_stored(encoded: bytes) -> Pixels:
-    """Pixels of an image that controlmill stored, RGB uint8 (height, width, 3).
-
-    Raises:
-        ValueError: these bytes are not such an image.
-    """
-    if image_format(encoded) == "jpg" and is_simple(markers := read_markers(encoded)):
-        return decode_jpeg(encoded, (markers.width, markers.height))
-    pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR_RGB)
-    if pixels is None:
-        raise ValueError(f"not a stored image, but {looks_like(encoded)}")
-    return np.asarray(pixels, dtype=np.uint8)
 
 
 def _decode_jpeg(data: bytes, options: ImageOptions) -> Decoded | RowFailure:

@@ -11,7 +11,7 @@ import yaml
 
 from controlmill.cli.main import COMMANDS
 from controlmill.cli.settings import assemble
-from controlmill.config import AnnotateConfig, BuildConfig, CaptionConfig, RetryConfig
+from controlmill.config import AnnotateConfig, BuildConfig, CaptionConfig, RetryConfig, TrainConfig
 from controlmill.reasons import Reason
 from tasks.annotators.registry import create
 
@@ -58,7 +58,7 @@ def test_a_stale_block_is_noticed(
 
 def test_every_option_reason_and_command_is_in_the_reference() -> None:
     options = (ROOT / "docs/reference/options.md").read_text()
-    for model in (BuildConfig, AnnotateConfig, CaptionConfig, RetryConfig):
+    for model in (BuildConfig, AnnotateConfig, CaptionConfig, RetryConfig, TrainConfig):
         for field in model.model_fields:
             assert f"| `{field}` |" in options, field
     reasons = (ROOT / "docs/reference/reasons.md").read_text()
@@ -68,10 +68,10 @@ def test_every_option_reason_and_command_is_in_the_reference() -> None:
 
 
 def test_options_in_prose_exist() -> None:
-    models = (BuildConfig, AnnotateConfig, CaptionConfig, RetryConfig)
+    models = (BuildConfig, AnnotateConfig, CaptionConfig, RetryConfig, TrainConfig)
     known = {field for model in models for field in model.model_fields}
-    others = {"json", "contact_sheet", "num_rows", "help", "traceback", "log_format", "version"}
-    theirs = {"output_format", "name", "no_name"}
+    others = {"json", "plot", "contact_sheet", "num_rows", "help", "traceback", "log_format", "version"}
+    theirs = {"output_format", "name", "no_name", "no_preflight"}
     for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         prose = re.sub(r"<!-- generated: (\S+) -->.*?<!-- end of \1 -->", "", page.read_text(), flags=re.DOTALL)
         for name in re.findall(r"(?<![\w-])--([a-z][a-z0-9_-]+)", prose):

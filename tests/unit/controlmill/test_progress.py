@@ -96,3 +96,18 @@ def test_log_observer_writes_now_and_then(capsys: pytest.CaptureFixture[str]) ->
         "progress shards=0/3 rows=200/400 failed=10 images_per_s=19.0 left_s=10",
         "progress shards=3/3 rows=200/400 failed=10 images_per_s=19.0 left_s=10",
     ]
+
+
+def test_log_observer_tells_how_far_training_is(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure()
+    clock = Clock()
+    watch = LogObserver(every_s=5.0, clock=clock)
+    for update in range(1, 13):
+        clock.now += 1
+        seen = {"samples_seen": 8 * update, "epoch": update / 10, "loss": 1 / update}
+        watch.trained({"update": update, "num_updates": 12, **seen})
+    assert capsys.readouterr().err.splitlines() == [
+        "training update=5/12 epoch=0.5 loss=0.2 images_per_s=8.0 left_s=7",
+        "training update=10/12 epoch=1.0 loss=0.1 images_per_s=8.0 left_s=2",
+        "training update=12/12 epoch=1.2 loss=0.08333 images_per_s=8.0 left_s=0",
+    ]

@@ -1,0 +1,416 @@
+"""Training beside diffusers' train_controlnet.py: the same tiny Stable Diffusion, data, batch, precision, one thread.
+
+Their script is not in the package: give it with --script, or put that of release 0.40.0 where `SCRIPT` says. Both run
+against the diffusers that controlmill is installed with; accelerate is installed beside it, into the cache.
+
+    python benchmarks/train_vs_diffusers.py --out benchmarks/results/FILE.md
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import resource
+import runpy
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from measured_run import heading
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "controlmill"
+SCRIPT = CACHE / "diffusers-examples-0.40.0" / "train_controlnet.py"
+ACCELERATE = "accelerate==1.10.1"
+UNET_WIDTHS = (32, 64, 64, 64)
+VAE_WIDTHS = (16, 28, 36, 48)
+SIZE, BATCH, NUM_ROWS, SEED = 256, 4, 64, 0
+NUM_COMPARED = 4
+WARM_UP = 2
+TARGETS = {"cached": 0.67, "uncached": 1.0}
+LEARNING_RATE = "1e-5"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One run of one program."""
+
+    wall_s: float
+    """Seconds per update, after the warm-up."""
+    cpu_s: float
+    peak_bytes: int
+    first_s: float
+    """From the start of the process to the end of the first update."""
+    losses: tuple[float, ...]
+
+
+def prepare(folder: Path) -> None:
+    """Write the base, the dataset, the same as an imagefolder, and a copy with the cached layers."""
+    from controlmill.testing.tiny_sd import write_tiny_sd
+    from controlmill.testing.training_set import write_training_set
+
+    write_tiny_sd(folder / "base", unet_widths=UNET_WIDTHS, vae_widths=VAE_WIDTHS)
+    write_training_set(folder, num_rows=NUM_ROWS, size=SIZE, encode_format="png")
+    as_imagefolder(folder / "dataset", folder / "imagefolder")
+    shutil.copytree(folder / "dataset", folder / "cached")
+    encode(folder / "cached", folder / "base")
+
+
+def encode(dataset_folder: Path, base_folder: Path) -> None:
+    """Make the cached layers as `controlmill encode` does on Ray, in this process."""
+    from controlmill.config import EncodeConfig
+    from flows.encoding import base_of, encoding_of, shards_to_encode
+    from storage.dataset import Dataset
+    from training.encode_shard import encode_shard
+    from training.reader.cache import LATENT, TEXT
+
+    dataset = Dataset.open(str(dataset_folder))
+    config = EncodeConfig(
+        output_folder=str(dataset_folder), pretrained_model_name_or_path=str(base_folder), resolution=SIZE
+    )
+    encoding = encoding_of(dataset, config)
+    base = base_of(encoding, str(base_folder), "cpu")
+    for shard in list(shards_to_encode(dataset, encoding)):
+        encode_shard(dataset, shard, base, encoding, (LATENT, TEXT), lambda _: None)
+
+
+def as_imagefolder(dataset: Path, target: Path) -> None:
+    """The pictures, hints and prompts as Hugging Face's imagefolder has them."""
+    import pyarrow.parquet as pq
+
+    from storage.schema import CONDITION_COLUMN
+
+    target.mkdir()
+    lines = []
+    for path in sorted((dataset / "image").glob("*.parquet")):
+        images = pq.read_table(path).to_pylist()
+        hints = pq.read_table(dataset / "canny" / path.name).to_pylist()
+        for image, hint in zip(images, hints, strict=True):
+            names = f"{image['key']}.png", f"{image['key']}_hint.png"
+            (target / names[0]).write_bytes(image["image"]["bytes"])
+            (target / names[1]).write_bytes(hint[CONDITION_COLUMN]["bytes"])
+            text = image["caption"] or "a disc"
+            lines.append({"file_name": names[0], "conditioning_image_file_name": names[1], "text": text})
+    (target / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def flop_ratio(base: Path) -> float:
+    """FLOPs of the VAE's encoder over those of the UNet, for one image; 1.39 for SD 1.5 at 512 pixels."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from training.base_model import BaseModel
+    from training.batch import PromptEmbeddings
+
+    model = BaseModel.load(str(base), parts=("unet", "vae"))
+    counts = []
+    side = SIZE // 8
+    embeddings = PromptEmbeddings(torch.zeros(1, 77, model.unet.config.cross_attention_dim))
+    for work in (
+        lambda: model.encode_pixels(torch.zeros(1, 3, SIZE, SIZE)),
+        lambda: model.predict(torch.zeros(1, 4, side, side), torch.zeros(1, dtype=torch.int64), embeddings),
+    ):
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            work()
+        counts.append(counter.get_total_flops())
+    return counts[0] / counts[1]
+
+
+def watch_updates(path: Path, started_s: float) -> Callable[[], None]:
+    """Note wall and CPU time after each optimizer step of this process; returns what writes the notes."""
+    from torch.optim.optimizer import register_optimizer_step_post_hook
+
+    notes: list[tuple[float, float]] = []
+
+    def note(*_: Any) -> None:
+        notes.append((time.time() - started_s, time.process_time()))
+
+    register_optimizer_step_post_hook(note)
+
+    def write() -> None:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        path.write_text(json.dumps({"notes": notes, "peak_bytes": peak}))
+
+    return write
+
+
+class Recorder:
+    """What their script computes with, kept so that ours can compute the same."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._steps: list[dict[str, Any]] = []
+
+    def install(self) -> None:
+        """Listen at the places that every step goes through."""
+        import diffusers
+        import torch.nn.functional as F  # noqa: N812 as everybody calls it
+        from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+
+        make = diffusers.ControlNetModel.from_unet
+        mse, sample = F.mse_loss, DiagonalGaussianDistribution.sample
+        forward, add_noise = diffusers.ControlNetModel.forward, diffusers.DDPMScheduler.add_noise
+
+        def from_unet(*arguments: Any, **options: Any) -> Any:
+            made = make(*arguments, **options)
+            made.save_pretrained(self._folder / "start")
+            return made
+
+        def record_sample(distribution: Any, generator: Any = None) -> Any:
+            drawn = sample(distribution, generator)
+            self._steps.append({"mean": distribution.mean, "std": distribution.std, "drawn": drawn})
+            return drawn
+
+        def record_noise(schedule: Any, latents: Any, noise: Any, timesteps: Any) -> Any:
+            self._steps[-1] |= {"noise": noise, "timesteps": timesteps}
+            return add_noise(schedule, latents, noise, timesteps)
+
+        def record_forward(net: Any, *arguments: Any, **options: Any) -> Any:
+            self._steps[-1] |= {"hidden": options["encoder_hidden_states"], "hint": options["controlnet_cond"]}
+            return forward(net, *arguments, **options)
+
+        def record_loss(*arguments: Any, **options: Any) -> Any:
+            loss = mse(*arguments, **options)
+            self._steps[-1]["loss"] = loss.detach()
+            return loss
+
+        diffusers.ControlNetModel.from_unet = from_unet
+        diffusers.ControlNetModel.forward = record_forward
+        diffusers.DDPMScheduler.add_noise = record_noise
+        DiagonalGaussianDistribution.sample = record_sample
+        F.mse_loss = record_loss
+
+    def write(self) -> None:
+        """Keep the steps as tensors on the disk."""
+        import torch
+
+        torch.save(self._steps, self._folder / "steps.pt")
+
+
+def be_theirs(folder: Path, script: Path, num_updates: int, *, recorded: bool) -> None:
+    """Run their script in this process."""
+    started_s = float(os.environ["STARTED_S"])
+    write = watch_updates(folder / "notes.json", started_s)
+    recorder = Recorder(folder)
+    if recorded:
+        recorder.install()
+    same = common_options(folder, num_updates)
+    sys.argv = [str(script), *same, "--train_data_dir", str(folder / "imagefolder")]
+    sys.argv += ["--image_column", "image", "--conditioning_image_column", "conditioning_image"]
+    sys.argv += ["--caption_column", "text", "--seed", str(SEED), "--output_dir", str(folder / "theirs")]
+    runpy.run_path(str(script), run_name="__main__")
+    write()
+    if recorded:
+        recorder.write()
+
+
+def common_options(folder: Path, num_updates: int) -> list[str]:
+    """Words of both command lines."""
+    return [
+        *("--pretrained_model_name_or_path", str(folder / "base"), "--resolution", str(SIZE)),
+        *("--train_batch_size", str(BATCH), "--max_train_steps", str(num_updates), "--learning_rate", LEARNING_RATE),
+        *("--checkpointing_steps", "100000", "--mixed_precision", "no", "--proportion_empty_prompts", "0.5"),
+        *("--report_to", "tensorboard"),
+    ]
+
+
+def be_ours(folder: Path, dataset: str, num_updates: int) -> None:
+    """Run one rank of ours in this process, without Ray, as theirs runs without a launcher."""
+    import torch
+    import torch.distributed as dist
+
+    from controlmill.config import TrainConfig
+    from training.loop import train
+    from training.place import Place
+
+    started_s = float(os.environ["STARTED_S"])
+    write = watch_updates(folder / "notes.json", started_s)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
+    config = TrainConfig(
+        train_data_dir=str(folder / dataset),
+        condition=("canny",),
+        pretrained_model_name_or_path=str(folder / "base"),
+        output_dir=str(folder / f"ours-{dataset}-{time.time_ns()}"),
+        resolution=SIZE,
+        train_batch_size=BATCH,
+        max_train_steps=num_updates,
+        learning_rate=float(LEARNING_RATE),
+        checkpointing_steps=100_000,
+        num_probe_rows=0,
+        keep_empty_hints=True,
+        preflight=False,
+        seed=SEED,
+    )
+    train(config, Place(0, 1, torch.device("cpu")))
+    write()
+
+
+def run(words: Sequence[str], folder: Path) -> Measured:
+    """One program in a process of its own, with one thread."""
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "STARTED_S": str(time.time()),
+        "PYTHONPATH": os.pathsep.join([*sys.path, str(peer_folder())]),
+    }
+    log = folder / f"{words[0]}.log"
+    with log.open("ab") as log_file:
+        done = subprocess.run(
+            [sys.executable, __file__, "--folder", str(folder), *words],
+            env=environment,
+            stdout=log_file,
+            stderr=log_file,
+            check=False,
+        )
+    if done.returncode:
+        raise RuntimeError(log.read_text(errors="replace")[-3000:])
+    found = json.loads((folder / "notes.json").read_text())
+    (first, *_), after = found["notes"], found["notes"][WARM_UP - 1 :]
+    num_updates = len(after) - 1
+    wall_s, cpu_s = ((after[-1][column] - after[0][column]) / num_updates for column in (0, 1))
+    return Measured(wall_s, cpu_s, found["peak_bytes"], first[0], ())
+
+
+def peer_folder() -> Path:
+    """Accelerate alone, for their script; everything it needs is there with controlmill."""
+    folder = CACHE / ACCELERATE.replace("==", "-")
+    if importlib.util.find_spec("accelerate") is None and not (folder / "accelerate").is_dir():
+        pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(folder), ACCELERATE]
+        subprocess.run(pip, check=True)
+    return folder
+
+
+def same_losses(folder: Path) -> list[tuple[float, float]]:
+    """Their recorded losses beside ours: the same start, latents, noise, prompts and hints, updates of our own.
+
+    The posterior is encoded again by our base from nothing but its moments; the weights move by our engine.
+    """
+    import torch
+    import torch.distributed as dist
+
+    from controlmill.config import TrainConfig
+    from training.base_model import BaseModel
+    from training.batch import PromptEmbeddings
+    from training.controlnet import create
+    from training.deepspeed_config import deepspeed_config
+    from training.engine import Engine
+    from training.objective import Objective
+    from training.optimizer import make_optimizer
+
+    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    base = BaseModel.load(str(folder / "base"), parts=("unet", "vae"))
+    values: dict[str, Any] = {
+        "train_data_dir": "none",
+        "condition": ("canny",),
+        "pretrained_model_name_or_path": str(folder / "base"),
+        "controlnet_model_name_or_path": str(folder / "start"),
+        "learning_rate": float(LEARNING_RATE),
+    }
+    config = TrainConfig.model_validate(values)
+    nets = create(base, config, SEED)
+    optimizer = make_optimizer(config, nets.parameters(), config.learning_rate, on_gpu=False)
+    device = torch.device("cpu")
+    engine = Engine(nets, optimizer, deepspeed_config(config, use_gpu=False), device=device, max_grad_norm=1.0)
+    objective = Objective(config, alphas_cumprod_T=base.alphas_cumprod, prediction_type=base.prediction_type)
+    pairs = []
+    for step in torch.load(folder / "steps.pt", weights_only=True):
+        unit_noise = (step["drawn"] - step["mean"]) / step["std"]
+        latents = base.sample_latents(step["mean"], step["std"], unit_noise)
+        timesteps, prompts = step["timesteps"], PromptEmbeddings(step["hidden"])
+        noisy = base.add_noise(latents, step["noise"], timesteps)
+        residuals = engine(noisy, timesteps, prompts, [step["hint"]])
+        predicted = base.predict(noisy, timesteps, prompts, residuals)
+        target = base.target(latents, step["noise"], timesteps)
+        loss = objective.losses(predicted, target, timesteps).mean()
+        engine.backward(loss, is_last=True)
+        engine.step(config.learning_rate)
+        pairs.append((float(step["loss"]), float(loss.detach())))
+    return pairs
+
+
+def report(folder: Path, runs: dict[str, list[Measured]], pairs: list[tuple[float, float]]) -> list[str]:
+    """Markdown lines."""
+    lines = ["| | s/update | CPU-s/update | peak memory | first update after |", "|---|---|---|---|---|"]
+    medians: dict[str, tuple[float, float, float]] = {}
+    for name, found in runs.items():
+        wall_s = statistics.median(one.wall_s for one in found)
+        cpu_s = statistics.median(one.cpu_s for one in found)
+        peak = statistics.median(one.peak_bytes for one in found)
+        first_s = statistics.median(one.first_s for one in found)
+        medians[name] = wall_s, cpu_s, peak
+        lines.append(f"| {name} | {wall_s:.3f} | {cpu_s:.3f} | {peak / 2**20:.0f} MiB | {first_s:.1f} s |")
+    lines.append("")
+    for name, target in TARGETS.items():
+        ratios = [ours / theirs for ours, theirs in zip(medians[name], medians["diffusers"], strict=True)]
+        lines.append(
+            f"- {name}: {ratios[0]:.2f} of their wall time and {ratios[1]:.2f} of their CPU time per update "
+            f"(to reach: {target}), {ratios[2]:.2f} of their peak memory (to reach: 1.0)."
+        )
+    worst = max(abs(ours - theirs) / theirs for theirs, ours in pairs)
+    lines.append(f"- Losses of {len(pairs)} updates on the same batches differ by {worst:.1e} of their value at most.")
+    lines.append(
+        f"- FLOPs of the VAE's encoder over those of the UNet: {flop_ratio(folder / 'base'):.2f} (SD 1.5: 1.39)."
+    )
+    return [*lines, ""]
+
+
+def measure(arguments: argparse.Namespace, folder: Path) -> list[str]:
+    """Run all programs in turns and compare them."""
+    prepare(folder)
+    script = ["--script", str(arguments.script)]
+    updates = ["--updates", str(arguments.updates)]
+    run(["theirs", *script, "--updates", str(NUM_COMPARED), "--recorded"], folder)
+    pairs = same_losses(folder)
+    runs: dict[str, list[Measured]] = {"diffusers": [], "uncached": [], "cached": []}
+    for _ in range(arguments.rounds):
+        runs["diffusers"].append(run(["theirs", *script, *updates], folder))
+        runs["uncached"].append(run(["ours", "--dataset", "dataset", *updates], folder))
+        runs["cached"].append(run(["ours", "--dataset", "cached", *updates], folder))
+    return [
+        *heading("Training beside diffusers' train_controlnet.py"),
+        f"Median of {arguments.rounds} interleaved rounds of {arguments.updates} updates, {WARM_UP} of them warm-up.",
+        f"One process, one thread, float32, {SIZE}x{SIZE}, batch {BATCH}.",
+        "",
+        *report(folder, runs, pairs),
+    ]
+
+
+def main() -> None:
+    """Measure, or be one of the measured processes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("role", nargs="?", choices=["theirs", "ours"], help=argparse.SUPPRESS)
+    parser.add_argument("--script", type=Path, default=SCRIPT)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--updates", type=int, default=20)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--dataset", default="dataset", help=argparse.SUPPRESS)
+    parser.add_argument("--recorded", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.role == "theirs":
+        be_theirs(arguments.folder, arguments.script, arguments.updates, recorded=arguments.recorded)
+        return
+    if arguments.role == "ours":
+        be_ours(arguments.folder, arguments.dataset, arguments.updates)
+        return
+    if not arguments.script.is_file():
+        parser.error(f"{arguments.script} is not there; give examples/controlnet/train_controlnet.py of diffusers 0.40")
+    with tempfile.TemporaryDirectory() as folder:
+        text = "\n".join(measure(arguments, arguments.folder or Path(folder)))
+    print(text)
+    if arguments.out:
+        arguments.out.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""The configuration of `controlmill train`: groups of options put together."""
+
+from controlmill.config.convergence import ConvergenceOptions
+from controlmill.config.engine import EngineOptions
+from controlmill.config.model import ModelOptions
+from controlmill.config.training_data import TrainingDataOptions
+from controlmill.config.update import ObjectiveOptions, OptimizerOptions, UpdateOptions
+from controlmill.config.workers import RunOptions, WorkerOptions, ZeroOptions
+
+
+class TrainConfig(
+    TrainingDataOptions,
+    ModelOptions,
+    RunOptions,
+    UpdateOptions,
+    OptimizerOptions,
+    ObjectiveOptions,
+    WorkerOptions,
+    ZeroOptions,
+    ConvergenceOptions,
+):
+    """Everything that `controlmill train`, `controlmill preflight` and the flow `train_controlnet` take."""
+
+    @property
+    def rows_per_update(self) -> int:
+        """Rows of one update, over all workers."""
+        return self.train_batch_size * self.gradient_accumulation_steps * self.num_workers
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """The learning rate after the warm-up, `scale_lr` taken into account."""
+        return self.learning_rate * (self.rows_per_update if self.scale_lr else 1)
+
+    @property
+    def engine(self) -> EngineOptions:
+        """What starting or joining Ray takes of the options."""
+        return EngineOptions(ray_address=self.ray_address, processes_count=self.num_workers)

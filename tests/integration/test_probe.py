@@ -1,0 +1,126 @@
+"""The probe in real runs: it changes nothing, ranks share it, and a resumed run goes on with it."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from controlmill.cli.main import main
+from controlmill.testing.ranks import train_on_ranks
+from controlmill.testing.tiny_sd import write_tiny_sd
+from controlmill.testing.training_set import write_training_set
+
+NUM_UPDATES = 6
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("probe")
+    write_tiny_sd(folder / "base", unet_widths=(16, 16, 16, 16))
+    write_training_set(folder, num_rows=60, size=64)
+    return folder
+
+
+def config(folder: Path, name: str, **options: Any) -> dict[str, Any]:
+    return {
+        "train_data_dir": str(folder / "dataset"),
+        "condition": ["canny"],
+        "keep_empty_hints": True,
+        "pretrained_model_name_or_path": str(folder / "base"),
+        "output_dir": str(folder / name),
+        "resolution": 64,
+        "train_batch_size": 4,
+        "max_train_steps": NUM_UPDATES,
+        "checkpointing_steps": 3,
+        "learning_rate": 1e-2,
+        "hint_init": "kaiming",
+        "report_to": ["none"],
+        "num_probe_rows": 5,
+        "probe_steps": 1,
+        **options,
+    }
+
+
+def lines(folder: Path, name: str, log: str) -> list[dict[str, Any]]:
+    path = folder / name / log
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def without_time(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in record.items() if name != "seconds"} for record in records]
+
+
+@pytest.fixture(scope="module")
+def one_rank(folder: Path) -> list[dict[str, Any]]:
+    return train_on_ranks(
+        1,
+        [
+            config(folder, "probed"),
+            config(folder, "seldom", probe_steps=1000),
+        ],
+        folder / "ranks-1",
+    )
+
+
+@pytest.fixture(scope="module")
+def two_ranks(folder: Path) -> list[dict[str, Any]]:
+    configs = [config(folder, f"two-{stage}", train_batch_size=2, zero_stage=stage) for stage in (0, 3)]
+    return train_on_ranks(2, configs, folder / "ranks-2")
+
+
+def test_probing_does_not_change_the_training(folder: Path, one_rank: list[dict[str, Any]]) -> None:
+    assert [outcome.get("update") for outcome in one_rank] == [NUM_UPDATES] * 2, one_rank
+    often, seldom = (without_time(lines(folder, name, "metrics.jsonl")) for name in ("probed", "seldom"))
+    assert len(often) == NUM_UPDATES
+    assert often == seldom
+    assert [line["update"] for line in lines(folder, "probed", "probe.jsonl")] == list(range(NUM_UPDATES + 1))
+    assert [line["update"] for line in lines(folder, "seldom", "probe.jsonl")] == [0]
+    weights = [(folder / name / "controlnet" / "diffusion_pytorch_model.safetensors") for name in ("probed", "seldom")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+@pytest.mark.usefixtures("one_rank")
+def test_what_is_written(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, *_, last = lines(folder, "probed", "probe.jsonl")
+    assert first["loss_right"] == first["loss_wrong"] == first["loss_none"]
+    assert (first["residual_sensitivity"], first["gain"], first["p_value"]) == (0.0, 0.0, 0.5)
+    assert set(first["zero_convolution_norms"].values()) == {0.0}
+    assert last["timesteps"] == [300, 450, 650]
+    assert [len(last["loss_right"]), len(last["loss_right"][0])] == [5, 3]
+    assert last["loss_none"] == first["loss_none"]
+    assert last["loss_right"] != last["loss_wrong"]
+    assert last["residual_sensitivity"] > 0
+    assert last["samples_seen"] == 4 * NUM_UPDATES
+    assert 0 < last["epoch"] < 1
+    assert min(last["zero_convolution_norms"].values()) > 0
+    assert main(["convergence", str(folder / "probed"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["following"] is None
+    assert found["max_gain"] == pytest.approx(max(line["gain"] for line in lines(folder, "probed", "probe.jsonl")))
+
+
+@pytest.mark.usefixtures("one_rank")
+def test_ranks_and_partitions_give_the_same(folder: Path, two_ranks: list[dict[str, Any]]) -> None:
+    assert [outcome.get("update") for outcome in two_ranks] == [NUM_UPDATES] * 2, two_ranks
+    alone = lines(folder, "probed", "probe.jsonl")
+    for name in ("two-0", "two-3"):
+        together = lines(folder, name, "probe.jsonl")
+        assert len(together) == len(alone)
+        for ours, theirs in zip(together, alone, strict=True):
+            for field in ("loss_right", "loss_wrong", "loss_none"):
+                flat = [loss for row in ours[field] for loss in row]
+                assert flat == pytest.approx([loss for row in theirs[field] for loss in row], rel=1e-4)
+            assert ours["residual_sensitivity"] == pytest.approx(theirs["residual_sensitivity"], rel=1e-2)
+            assert ours["zero_convolution_norms"] == pytest.approx(theirs["zero_convolution_norms"], rel=1e-2)
+
+
+@pytest.mark.usefixtures("two_ranks")
+def test_a_resumed_run_neither_loses_nor_doubles_a_line(folder: Path) -> None:
+    shutil.copytree(folder / "two-0", folder / "resumed", ignore=shutil.ignore_patterns("checkpoint-6*", "controlnet"))
+    options = {"train_batch_size": 2, "resume_from_checkpoint": "latest"}
+    (outcome,) = train_on_ranks(2, [config(folder, "resumed", **options)], folder / "ranks-2-resumed")
+    assert outcome.get("update") == NUM_UPDATES, outcome
+    for log in ("probe.jsonl", "events.jsonl"):
+        assert lines(folder, "resumed", log) == lines(folder, "two-0", log)

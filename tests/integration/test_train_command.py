@@ -1,0 +1,65 @@
+"""`controlmill train` on Ray Train: a rank that is killed costs an interval at most, and errors are one line."""
+
+import json
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from controlmill.testing.command import Command, run
+from controlmill.testing.tiny_sd import write_tiny_sd
+from controlmill.testing.training_set import write_training_set
+
+NUM_UPDATES = 16
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("train")
+    base = write_tiny_sd(folder / "base", unet_widths=(16, 16, 16, 16))
+    dataset = write_training_set(folder, num_rows=24, size=64)
+    data = ["train", dataset, "--condition", "canny", "--keep-empty-hints", "--resolution", "64"]
+    run_options = ["--num-probe-rows", "0", "--report_to", "none", "--train_batch_size", "1"]
+    return [*data, "--pretrained_model_name_or_path", str(base), *run_options]
+
+
+def ranks(command: Command) -> list[psutil.Process]:
+    found = []
+    for process in command.family():
+        try:
+            if "RayTrainWorker" in " ".join(process.cmdline()):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.mark.timeout(400)
+def test_a_rank_that_is_killed_costs_an_interval_at_most(words: list[str], tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    options = ["--num-workers", "2", "--zero-stage", "1", "--checkpointing_steps", "4", "--no-preflight"]
+    limits = ["--max_train_steps", str(NUM_UPDATES), "--output_dir", str(output)]
+    command = Command([*words, *options, *limits], tmp_path / "log")
+    assert command.wait_for(lambda: (output / "checkpoint-4" / "commit.json").exists()), command.output
+    victims = ranks(command)
+    assert len(victims) == 2, command.output
+    victims[1].kill()
+    try:
+        assert command.process.wait(300) == 0, command.output
+    finally:
+        for process in command.family():
+            process.kill()
+    assert "resumed" in command.output
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    assert [line["update"] for line in lines] == list(range(1, NUM_UPDATES + 1))
+    assert (output / "controlnet" / "config.json").is_file()
+
+
+@pytest.mark.timeout(300)
+def test_what_is_wrong_is_told_in_one_line(words: list[str], tmp_path: Path) -> None:
+    started_s = time.monotonic()
+    refused = run(*words, "--output_dir", tmp_path / "run", "--max_train_steps", 2, "--max_timestep", 5000, limit_s=200)
+    assert refused.exit_code == 2, refused.errors
+    assert refused.errors.splitlines()[-1].startswith("error: min_timestep, max_timestep: 0 to 5000 is not within")
+    assert time.monotonic() - started_s < 200

@@ -1,0 +1,146 @@
+"""One run on one and on two real gloo ranks, under every ZeRO stage: the same losses, and bit-exact resumption."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from controlmill.testing.ranks import train_on_ranks
+from controlmill.testing.tiny_sd import write_tiny_sd
+from controlmill.testing.training_set import write_training_set
+
+STAGES = (0, 1, 2, 3)
+NUM_UPDATES = 4
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("training")
+    write_tiny_sd(folder / "base", unet_widths=(16, 16, 16, 16))
+    write_training_set(folder, num_rows=24, size=64)
+    return folder
+
+
+def config(folder: Path, name: str, **options: Any) -> dict[str, Any]:
+    return {
+        "train_data_dir": str(folder / "dataset"),
+        "condition": ["canny"],
+        "keep_empty_hints": True,
+        "pretrained_model_name_or_path": str(folder / "base"),
+        "output_dir": str(folder / name),
+        "resolution": 64,
+        "train_batch_size": 2,
+        "gradient_accumulation_steps": 1,
+        "max_train_steps": NUM_UPDATES,
+        "checkpointing_steps": 2,
+        "learning_rate": 1e-3,
+        "report_to": ["none"],
+        "num_probe_rows": 0,
+        "use_ema": True,
+        **options,
+    }
+
+
+def losses(folder: Path, name: str) -> list[float]:
+    records = [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
+    assert [record["update"] for record in records] == list(range(1, len(records) + 1))
+    return [record["loss"] for record in records]
+
+
+def norms(folder: Path, name: str) -> list[float]:
+    return [json.loads(line)["gradient_norm"] for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(folder: Path, name: str) -> dict[str, torch.Tensor]:
+    return load_file(folder / name / "controlnet" / "diffusion_pytorch_model.safetensors")
+
+
+def as_if_killed_after_checkpoint_2(folder: Path, name: str, copy: str) -> None:
+    """What a kill between updates 3 and 4 leaves: lines beyond the checkpoint, and one that was not finished."""
+    shutil.copytree(folder / name, folder / copy, ignore=shutil.ignore_patterns("checkpoint-4", "controlnet"))
+    (folder / copy / "checkpoint-4").mkdir()
+    with (folder / copy / "metrics.jsonl").open("a") as file:
+        file.write('{"update": 5, "lo')
+
+
+@pytest.fixture(scope="module")
+def one_rank(folder: Path) -> Path:
+    configs = [config(folder, f"one-{stage}", zero_stage=stage, train_batch_size=4) for stage in STAGES]
+    configs.append(config(folder, "accumulated", gradient_accumulation_steps=2))
+    outcomes = train_on_ranks(1, configs, folder / "ranks-1")
+    assert [outcome.get("update") for outcome in outcomes] == [NUM_UPDATES] * len(configs), outcomes
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two_ranks(folder: Path) -> Path:
+    configs = [config(folder, f"two-{stage}", zero_stage=stage) for stage in STAGES]
+    outcomes = train_on_ranks(2, configs, folder / "ranks-2")
+    assert [outcome.get("update") for outcome in outcomes] == [NUM_UPDATES] * len(configs), outcomes
+    return folder
+
+
+@pytest.fixture(scope="module")
+def resumed(two_ranks: Path) -> Path:
+    folder = two_ranks
+    configs = []
+    for stage in STAGES:
+        as_if_killed_after_checkpoint_2(folder, f"two-{stage}", f"resumed-{stage}")
+        configs.append(config(folder, f"resumed-{stage}", zero_stage=stage, resume_from_checkpoint="latest"))
+    outcomes = train_on_ranks(2, configs, folder / "ranks-2-resumed")
+    assert [outcome.get("update") for outcome in outcomes] == [NUM_UPDATES] * len(configs), outcomes
+    return folder
+
+
+@pytest.fixture(scope="module")
+def on_fewer_ranks(two_ranks: Path) -> Path:
+    folder = two_ranks
+    configs = []
+    for stage in STAGES:
+        as_if_killed_after_checkpoint_2(folder, f"two-{stage}", f"fewer-{stage}")
+        options = {"zero_stage": stage, "resume_from_checkpoint": "checkpoint-2", "train_batch_size": 4}
+        configs.append(config(folder, f"fewer-{stage}", **options))
+    outcomes = train_on_ranks(1, configs, folder / "ranks-1-resumed")
+    assert [outcome.get("update") for outcome in outcomes] == [NUM_UPDATES] * len(configs), outcomes
+    return folder
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_two_ranks_are_one_process(one_rank: Path, two_ranks: Path, stage: int) -> None:
+    folder = two_ranks
+    assert one_rank == folder
+    assert losses(folder, f"two-{stage}") == pytest.approx(losses(folder, "one-0"), rel=1e-6)
+    assert losses(folder, f"one-{stage}") == pytest.approx(losses(folder, "one-0"), rel=1e-6)
+    assert norms(folder, f"two-{stage}") == pytest.approx(norms(folder, "one-0"), rel=1e-5)
+    assert norms(folder, f"one-{stage}") == pytest.approx(norms(folder, "one-0"), rel=1e-5)
+    alone, together = weights(folder, "one-0"), weights(folder, f"two-{stage}")
+    for name, tensor in alone.items():
+        torch.testing.assert_close(together[name], tensor, rtol=1e-4, atol=2e-6)
+
+
+def test_accumulated_gradients_are_those_of_one_batch(one_rank: Path) -> None:
+    folder = one_rank
+    assert losses(folder, "accumulated") == pytest.approx(losses(folder, "one-0"), rel=1e-6)
+    assert norms(folder, "accumulated") == pytest.approx(norms(folder, "one-0"), rel=1e-5)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_killed_run_goes_on_bit_by_bit(resumed: Path, stage: int) -> None:
+    folder = resumed
+    assert losses(folder, f"resumed-{stage}") == losses(folder, f"two-{stage}")
+    straight, again = weights(folder, f"two-{stage}"), weights(folder, f"resumed-{stage}")
+    assert straight.keys() == again.keys()
+    assert all(torch.equal(straight[name], again[name]) for name in straight)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_another_number_of_workers_goes_on(on_fewer_ranks: Path, stage: int) -> None:
+    folder = on_fewer_ranks
+    assert losses(folder, f"fewer-{stage}") == pytest.approx(losses(folder, f"two-{stage}"), rel=1e-6)
+    straight, again = weights(folder, f"two-{stage}"), weights(folder, f"fewer-{stage}")
+    for name, tensor in straight.items():
+        torch.testing.assert_close(again[name], tensor, rtol=1e-4, atol=2e-6)

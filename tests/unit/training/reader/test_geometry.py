@@ -1,0 +1,135 @@
+"""What is cut out: covers the target, image and hint alike, and mirrored as the condition allows."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from controlmill.config import validate
+from controlmill.config.training_data import GeometryOptions
+from controlmill.errors import ConfigError
+from controlmill.testing.training_set import write_training_set
+from storage.schema import layer_schema
+from tasks.images.encode import encode_map
+from training.reader.geometry import View, bucket_sizes, center_view, cut, plan_of, view_of
+from training.reader.hints import HintKind
+
+BUCKETS = GeometryOptions(enable_bucket=True)
+
+
+def test_buckets_are_kohyas() -> None:
+    """The list of kohya's `make_bucket_resolutions((512, 512), 256, 1024, 64)`."""
+    assert bucket_sizes(BUCKETS) == (
+        (256, 832), (256, 896), (256, 960), (256, 1024), (320, 704), (320, 768), (384, 640), (448, 576), (512, 512),
+        (576, 448), (640, 384), (704, 320), (768, 320), (832, 256), (896, 256), (960, 256), (1024, 256),
+    )  # fmt: skip
+    assert bucket_sizes(GeometryOptions(resolution=64)) == ((64, 64),)
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    width=st.integers(16, 3000),
+    height=st.integers(16, 3000),
+    center_crop=st.booleans(),
+    enable_bucket=st.booleans(),
+    key=st.text(max_size=5),
+)
+def test_a_view_lies_within_the_image(
+    width: int, height: int, *, center_crop: bool, enable_bucket: bool, key: str
+) -> None:
+    options = GeometryOptions(center_crop=center_crop, enable_bucket=enable_bucket, random_flip=True)
+    plan = plan_of(width, height, bucket_sizes(options))
+    view = view_of(plan, options, seed=1, epoch=2, key=key)
+    assert plan.target in bucket_sizes(options)
+    for start, part, whole in zip((view.left, view.top), view.target, view.resized, strict=True):
+        assert 0 <= start <= start + part <= whole
+    assert any(part == whole for part, whole in zip(view.target, view.resized, strict=True))
+    if not center_crop:
+        assert view.left % 8 == view.top % 8 == 0
+    assert center_view(plan, step=8).left % 8 == 0
+
+
+def test_the_nearest_aspect_ratio_wins() -> None:
+    sizes = bucket_sizes(BUCKETS)
+    assert plan_of(640, 480, sizes).target == (576, 448)
+    assert plan_of(480, 640, sizes).target == (448, 576)
+    assert plan_of(4000, 400, sizes).target == (1024, 256)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"resolution": 100}, "resolution: 100 is not a multiple of 8, use for example 96"),
+        ({"enable_bucket": True, "bucket_reso_steps": 12}, "bucket_reso_steps: 12 is not a multiple of 8"),
+        ({"enable_bucket": True, "resolution": 2048}, "not between min_bucket_reso 256 and max_bucket_reso 1024"),
+    ],
+)
+def test_impossible_geometry(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        validate(GeometryOptions, values)
+
+
+def test_image_and_hint_are_cut_and_mirrored_alike(tmp_path: Path, open_reader: Any) -> None:
+    """The edges of what is seen lie where the edges of its hint do."""
+    dataset = write_training_set(tmp_path, 40, 64, sizes=[(96, 64), (64, 128)])
+    reader = open_reader(dataset, center_crop=False, random_flip=True, batch_size=40)
+    with reader:
+        batch = next(iter(reader))
+    jumps = (batch.pixels_BCHW[..., 1:] - batch.pixels_BCHW[..., :-1]).abs().amax(dim=1)
+    edges = batch.hints[0][:, 0]
+    # a canny edge stands at one of the two columns of a jump, or between rows
+    near = torch.maximum(edges[..., 1:], edges[..., :-1]) > 0
+    assert len(jumps[jumps > 0.8]) > 500
+    assert near[jumps > 0.8].float().mean() > 0.99
+    assert near.float().mean() < 0.2
+
+
+def test_a_bucket_reader_gives_batches_of_one_size(oblongs: str, open_reader: Any) -> None:
+    options = {"enable_bucket": True, "min_bucket_reso": 32, "max_bucket_reso": 128, "bucket_reso_steps": 16}
+    reader = open_reader(oblongs, batch_size=2, gradient_accumulation_steps=2, **options)
+    assert reader.samples_per_epoch == 84  # of 3 x 30 rows, 28 of each bucket fill updates of 4
+    with reader:
+        batches = iter(reader)
+        found = [next(batches) for _ in range(42)]
+    sizes = {tuple(batch.pixels_BCHW.shape[2:]) for batch in found}
+    assert len(sizes) == 3
+    for one, other in zip(found[::2], found[1::2], strict=True):
+        assert one.pixels_BCHW.shape == other.pixels_BCHW.shape == one.hints[0].shape
+    assert len({key for batch in found for key in batch.keys}) == 84
+    state = reader.state_dict()
+    resumed = open_reader(oblongs, batch_size=1, world_size=2, rank=1, **options)
+    resumed.load_state_dict(state)
+    with pytest.raises(ConfigError, match="updates of 4 rows of one bucket cannot be cut into batches of 3"):
+        open_reader(oblongs, batch_size=3, **options).load_state_dict(state)
+    with pytest.raises(ConfigError, match="no bucket has the 64 rows of one update"):
+        open_reader(oblongs, batch_size=64, **options)
+
+
+def test_flips_that_would_be_wrong() -> None:
+    """Limbs are drawn by side; normals point to a side; class ids have no between."""
+    pose = HintKind.of("openpose", layer_schema([pa.field("people", pa.list_(pa.int32()))]))
+    with pytest.raises(ConfigError, match="random_flip: openpose draws left and right limbs"):
+        pose.check_flip()
+    normals = np.zeros((8, 8, 3), np.uint8)
+    normals[..., 0] = 200
+    mirrored = View((8, 8), (8, 8), 0, 0, flipped=True)
+    for content, channel in (("normals_xyz", 0), ("normals_zyx", 2)):
+        kind = HintKind.of("normal", layer_schema([], {"content": content}))
+        kind.check_flip()
+        seen = kind.cut(encode_map(normals), mirrored)
+        assert seen[0, 0, channel] == 255 - normals[0, 0, channel]
+    ids = np.array([[0, 149]], np.uint8).repeat(2, axis=0).repeat(2, axis=1)
+    classes = HintKind.of("segmentation", layer_schema([], {"content": "class_ids"}))
+    seen = classes.cut(encode_map(ids), View((8, 4), (8, 4), 0, 0, flipped=False))
+    assert seen.shape == (4, 8, 3)
+    assert len(np.unique(seen.reshape(-1, 3), axis=0)) == 2
+
+
+def test_a_cut_that_changes_nothing_copies_nothing() -> None:
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    assert np.shares_memory(cut(pixels, View((8, 8), (8, 8), 0, 0, flipped=False)), pixels)

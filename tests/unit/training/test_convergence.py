@@ -1,0 +1,152 @@
+"""The detector over whole curves: what happens when, what does not happen, and resume."""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from controlmill.config.convergence import ConvergenceOptions
+from controlmill.testing.probe_curves import evaluation, evaluations
+from training.convergence import Detector, replay
+from training.gain import Evaluation
+
+OPTIONS = ConvergenceOptions()
+UPDATES = range(0, 2001, 40)
+
+
+def logistic(update: int, width: float = 0.25) -> float:
+    """Midpoint at update 1000, up to 0.6; 10 to 90 % take `width` times the way to it."""
+    return 0.6 / (1 + math.exp(-2 * math.log(9) / (1000 * width) * (update - 1000)))
+
+
+def growing(update: int) -> float:
+    """S of a run that converges at 1000: doubles each 75 updates, 1 at update 960."""
+    return min(1.2, math.exp((update - 960) * math.log(2) / 75))
+
+
+def events_of(detector: Detector) -> dict[str, int]:
+    return {event.name: event.update for event in detector.events.values()}
+
+
+def test_a_sudden_run() -> None:
+    detector = replay(evaluations(UPDATES, logistic), OPTIONS)
+    assert events_of(detector) == {"control_onset": 880, "control_following": 920, "control_settled": 1320}
+    settled = detector.events["control_settled"]
+    assert settled.values["convergence_update"] == pytest.approx(1000, abs=10)
+    low, high = settled.values["ci95"]
+    assert low <= settled.values["convergence_update"] <= high
+    assert settled.values["label"] == "sudden"
+    assert settled.values["R"] == pytest.approx(0.125, abs=0.01)
+    assert settled.values["rho"] == pytest.approx(0.25, abs=0.02)
+    assert settled.to_json()["samples_seen"] == 16 * 1320
+    assert settled.to_json()["epoch"] == pytest.approx(13.2)
+
+
+@pytest.mark.parametrize(
+    ("curve", "label"),
+    [
+        (lambda update: 0.6 * update / 2000, "gradual"),
+        (lambda update: 0.6 * (1 - math.exp(-update / 500)), "gradual"),
+        (lambda update: 0.6 * math.sqrt(update / 2000), "gradual"),
+        (lambda update: 0.6 * (update / 2000) ** 2, "indeterminate"),
+        (lambda update: logistic(update, 1.25), "indeterminate"),
+    ],
+    ids=["line", "exponential", "root", "square", "broad"],
+)
+def test_runs_that_are_not_sudden(curve: Callable[[int], float], label: str) -> None:
+    found = replay(evaluations(UPDATES, curve), OPTIONS).convergence()
+    assert found is not None
+    assert found.label == label
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.02, 0.2])
+def test_unrelated_hints_are_silent(spread: float) -> None:
+    """The last one scatters so much that its mean passes the floor now and then: significance holds it back."""
+    detector = replay(evaluations(UPDATES, lambda _: 0.0, spread=spread), OPTIONS)
+    assert events_of(detector) == {}
+    assert detector.convergence() is None
+    assert detector.max_gain is not None
+    assert (detector.max_gain > OPTIONS.following_gain) == (spread == 0.2)
+
+
+def test_a_small_effect_is_onset_and_never_following() -> None:
+    detector = replay(evaluations(UPDATES, lambda update: 0.03 if update else 0.0), OPTIONS)
+    assert events_of(detector) == {"control_onset": 120}
+
+
+def test_the_sensitivity_announces_the_onset() -> None:
+    seen = [replace(evaluation(update, 0.0), sensitivity=growing(update)) for update in UPDATES]
+    # 0.5 is passed at 885
+    assert events_of(replay(seen, OPTIONS)) == {"control_onset": 920}
+
+
+def test_one_good_evaluation_is_not_enough() -> None:
+    gains = {400: 0.2, 800: 0.3}
+    assert "control_following" not in events_of(
+        replay(evaluations(UPDATES, lambda update: gains.get(update, 0.0)), OPTIONS)
+    )
+
+
+def test_a_run_that_follows_from_the_start_has_no_event_to_date() -> None:
+    detector = replay(evaluations(range(3000, 4000, 40), lambda update: 0.3 + (update - 3000) / 10000), OPTIONS)
+    assert events_of(detector) == {"already_following": 3000}
+    assert detector.convergence() is None
+    assert detector.forecasts == []
+
+
+def test_values_before_settled_are_provisional() -> None:
+    detector = replay(evaluations(range(0, 1001, 40), logistic), OPTIONS)
+    assert set(events_of(detector)) == {"control_onset", "control_following"}
+    found = detector.convergence()
+    assert found is not None
+    assert 900 < found.rise.s50 < 1000
+
+
+@pytest.mark.parametrize("stop", [1, 10, 23, 24, 33, 34, 50])
+def test_a_resumed_detector_is_the_uninterrupted_one(stop: int) -> None:
+    seen = [replace(one, sensitivity=growing(one.update)) for one in evaluations(UPDATES, logistic)]
+    whole = replay(seen, OPTIONS)
+    first = replay(seen[:stop], OPTIONS)
+    resumed = Detector(OPTIONS)
+    resumed.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    announced = [event for one in seen[stop:] for event in resumed.add(one)]
+    assert resumed.state_dict() == whole.state_dict()
+    assert [*first.events.values(), *announced] == list(whole.events.values())
+    assert resumed.forecasts == whole.forecasts
+
+
+def test_evaluations_may_be_missing_and_unevenly_spaced() -> None:
+    updates = [update for update in UPDATES if update % 280 and update not in (840, 880)]
+    detector = replay(evaluations(updates, logistic), OPTIONS)
+    assert list(events_of(detector)) == ["control_onset", "control_following", "control_settled"]
+    assert detector.events["control_settled"].values["convergence_update"] == pytest.approx(1000, rel=0.02)
+
+
+def test_an_evaluation_of_nan_counts_as_missing() -> None:
+    seen = evaluations(UPDATES, logistic)
+    broken = [replace(one, right=((math.nan,) * 3,) * 32) if one.update in (200, 960) else one for one in seen]
+    kept = [one for one in seen if one.update not in (200, 960)]
+    detector = replay(broken, OPTIONS)
+    assert detector.num_unusable == 2
+    assert detector.events == replay(kept, OPTIONS).events
+
+
+def test_single_rows_of_nan_do_not_move_the_result() -> None:
+    seen = evaluations(UPDATES, logistic)
+    holed = [replace(one, wrong=((math.nan,) * 3, *one.wrong[1:])) if one.update % 80 else one for one in seen]
+    detector = replay(holed, OPTIONS)
+    assert detector.events["control_settled"].values["convergence_update"] == pytest.approx(1000, rel=0.01)
+    assert detector.events["control_settled"].values["ci95"] is not None
+
+
+def test_two_rows_are_too_few_for_a_false_alarm_and_eight_are_enough() -> None:
+    few = replay(evaluations(UPDATES, logistic, num_rows=2, spread=0.1), OPTIONS)
+    assert "control_following" not in few.events
+    assert "control_settled" in replay(evaluations(UPDATES, logistic, num_rows=8), OPTIONS).events
+
+
+def test_before_the_first_update_nothing_is_divided_by_zero() -> None:
+    losses = ((0.1, 0.2, 0.3),) * 32
+    assert Detector(OPTIONS).add(Evaluation(0, losses, losses, 0.0)) == []

@@ -1,0 +1,61 @@
+"""Training the base's decoder and output beside the ControlNet: `sd_locked=False`, `unlock_at_step`.
+
+They have an AdamW of their own, outside of ZeRO, so that nothing is computed or kept for them before they are unlocked.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from training.optimizer import make_optimizer
+
+if TYPE_CHECKING:
+    from controlmill.config import TrainConfig
+    from training.base_model import BaseModel
+
+
+class DecoderTraining:
+    """The unlocked part of the base; every rank holds all of it."""
+
+    def __init__(self, base: "BaseModel", config: "TrainConfig", *, device: torch.device) -> None:
+        """Unlock it: from here on its parameters get gradients."""
+        # updates of 2e-6 would be rounded away in bfloat16; autocast keeps its speed
+        base.unet.float()
+        self._parameters: list[nn.Parameter] = list(base.unlock_decoder().values())
+        self._max_grad_norm = config.max_grad_norm
+        self._learning_rate = config.decoder_learning_rate
+        self._optimizer = make_optimizer(config, self._parameters, self._learning_rate, on_gpu=device.type == "cuda")
+
+    def step(self, factor: float) -> None:
+        """Average the gradients over the ranks, clip, update, forget them.
+
+        Args:
+            factor: on `decoder_learning_rate`, as the schedule has it.
+        """
+        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        if dist.get_world_size() > 1:
+            for gradient in gradients:
+                dist.all_reduce(gradient)
+                gradient.div_(dist.get_world_size())
+        if self._max_grad_norm:
+            nn.utils.clip_grad_norm_(self._parameters, self._max_grad_norm)
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._learning_rate * factor
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights and moments, the same on every rank."""
+        return {
+            "weights": [parameter.detach() for parameter in self._parameters],
+            "optimizer": self._optimizer.state_dict(),
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict`."""
+        for parameter, saved in zip(self._parameters, state["weights"], strict=True):
+            parameter.copy_(saved)
+        self._optimizer.load_state_dict(state["optimizer"])

@@ -1,0 +1,190 @@
+"""The loop on Ray Train: workers, their restart after a failure, and what they tell the process that started them."""
+
+import tempfile
+import threading
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from controlmill.errors import ControlmillError, EngineError, NonFiniteLossError, WorkerLostError
+from storage.filesystem import one_line, redact
+
+if TYPE_CHECKING:
+    from controlmill.config import TrainConfig
+    from training.outcome import Outcome
+
+_POLL_S = 0.25
+_PATHS = ("train_data_dir", "output_dir", "deepspeed", "offload_folder")
+_WEIGHTS = ("pretrained_model_name_or_path", "controlnet_model_name_or_path", "transfer_from")
+
+
+@dataclass
+class Board:
+    """What the workers leave for the process that started them; a Ray actor without a CPU of its own."""
+
+    records: list[Mapping[str, Any]] = field(default_factory=list)
+    error: ControlmillError | None = None
+    outcome: "Outcome | None" = None
+
+    def tell(self, record: Mapping[str, Any]) -> None:
+        """Keep a record until it is taken."""
+        self.records.append(record)
+
+    def take(self) -> list[Mapping[str, Any]]:
+        """What was told since the last call."""
+        taken, self.records = self.records, []
+        return taken
+
+    def fail(self, error: ControlmillError) -> None:
+        """Keep the first error that no restart would cure."""
+        self.error = self.error or error
+
+    def failure(self) -> ControlmillError | None:
+        """That error."""
+        return self.error
+
+    def finish(self, outcome: "Outcome") -> None:
+        """Keep how the run ended."""
+        self.outcome = outcome
+
+    def ending(self) -> "Outcome | None":
+        """How the run ended."""
+        return self.outcome
+
+
+def launch(config: "TrainConfig", tell: Callable[[Mapping[str, Any]], None]) -> "Outcome":
+    """Train on the Ray that this process is connected to; returns when the run has ended.
+
+    Args:
+        config: the options.
+        tell: called in this thread with every update and event of the run.
+
+    Raises:
+        ControlmillError: what stopped the workers, or `WorkerLostError` where they died more often than `max_failures`.
+    """
+    board: Any = ray.remote(num_cpus=0)(Board).remote()
+    failed: list[BaseException] = []
+    with tempfile.TemporaryDirectory(prefix="controlmill-train-") as folder:
+        trainer = _trainer(with_absolute_paths(config), board, folder)
+
+        def fit() -> None:
+            try:
+                trainer.fit()
+            # whatever Ray raises in this thread is looked at in the other
+            except BaseException as error:  # noqa: BLE001
+                failed.append(error)
+
+        # In a thread of its own it leaves Ctrl-C to this one, which ends Ray in order.
+        thread = threading.Thread(target=fit, name="ray-train", daemon=True)
+        thread.start()
+        while thread.is_alive():
+            thread.join(_POLL_S)
+            _pass_on(board, tell)
+        _pass_on(board, tell)
+    error: ControlmillError | None = _ask(board.failure)
+    if error is not None:
+        raise error
+    outcome: Outcome | None = _ask(board.ending)
+    if failed or outcome is None:
+        raise _lost(config, failed[0] if failed else None)
+    return outcome
+
+
+def _pass_on(board: Any, tell: Callable[[Mapping[str, Any]], None]) -> None:
+    for record in _ask(board.take):
+        tell(record)
+
+
+def _ask(method: Any) -> Any:
+    try:
+        return ray.get(method.remote())
+    except ray.exceptions.RayError as error:
+        raise EngineError(f"Ray: the connection was lost: {one_line(error)}") from error
+
+
+def _lost(config: "TrainConfig", error: BaseException | None) -> WorkerLostError:
+    failures = getattr(error, "worker_failures", {}) or {}
+    cause = next(iter(failures.values()), error)
+    said = one_line(cause) if isinstance(cause, BaseException) else "no worker said why"
+    return WorkerLostError(
+        f"training stopped after {config.max_failures + 1} attempts: {said[-600:]}; "
+        f"go on with: output_dir={redact(config.output_dir)} resume_from_checkpoint=latest"
+    )
+
+
+def with_absolute_paths(config: "TrainConfig") -> "TrainConfig":
+    """The same with paths that mean the same in every process: workers have folders of their own."""
+    changed: dict[str, str] = {}
+    for name in (*_PATHS, *_WEIGHTS):
+        value = getattr(config, name)
+        is_reference = name in _WEIGHTS and value is not None and not Path(value).expanduser().exists()
+        if value is not None and "://" not in value and "::" not in value and not is_reference:
+            changed[name] = str(Path(value).expanduser().absolute())
+    resumed = config.resume_from_checkpoint
+    if resumed and "/" in resumed and "://" not in resumed:
+        changed["resume_from_checkpoint"] = str(Path(resumed).expanduser().absolute())
+    return config.model_copy(update=changed)
+
+
+def _trainer(config: "TrainConfig", board: Any, folder: str) -> TorchTrainer:
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    use_gpu = resources.get("GPU", 0) > 0 if config.use_gpu is None else config.use_gpu
+    launch_id = uuid.uuid4().hex
+    return TorchTrainer(
+        _work,
+        train_loop_config={"config": config.model_dump(mode="json"), "board": board, "launch": launch_id},
+        scaling_config=ScalingConfig(
+            num_workers=config.num_workers,
+            use_gpu=use_gpu,
+            resources_per_worker={"CPU": _cpus(config, resources), **({"GPU": 1} if use_gpu else {})},
+        ),
+        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        run_config=RunConfig(
+            name=f"train-{launch_id}",
+            storage_path=folder,
+            failure_config=FailureConfig(max_failures=config.max_failures),
+        ),
+    )
+
+
+def _cpus(config: "TrainConfig", resources: Mapping[str, float]) -> int:
+    """CPUs of a worker: all of this machine for a Ray of the run's own, one where a cluster is shared."""
+    if config.ray_address is not None:
+        return 1
+    return max(1, int(resources.get("CPU", 1)) // config.num_workers)
+
+
+def _work(arguments: Mapping[str, Any]) -> None:
+    """One worker, in its own process."""
+    from controlmill.config import TrainConfig
+    from training.loop import train
+    from training.place import Place
+
+    board = arguments["board"]
+    if ray.get(board.failure.remote()) is not None:
+        # restarted for an error that would only come again: an orderly end lets Ray stop here
+        return
+    context = ray.train.get_context()
+    place = Place(
+        context.get_world_rank(),
+        context.get_world_size(),
+        ray.train.torch.get_device(),
+        arguments["launch"],
+        lambda record: board.tell.remote(dict(record)),
+    )
+    try:
+        outcome = train(TrainConfig.model_validate(arguments["config"]), place)
+    except ControlmillError as error:
+        ray.get(board.fail.remote(error))
+        if place.world_size > 1 and not isinstance(error, NonFiniteLossError):
+            # the other ranks may wait for this one: its death is what wakes them
+            raise
+        return
+    if place.is_first:
+        ray.get(board.finish.remote(outcome))

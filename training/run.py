@@ -1,0 +1,231 @@
+"""The run as it stands: what is counted, what callbacks asked for, and who is told."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from controlmill import logs
+from controlmill.errors import ConfigError
+from training.metrics import METRICS, RunFiles, Tracker, as_record, trackers
+from training.optimizer import learning_rate_factor
+
+if TYPE_CHECKING:
+    import torch
+
+    from controlmill.config import TrainConfig
+    from training.base_model import BaseModel
+    from training.callbacks.base import Callback, UpdateMetrics
+    from training.controlnet import ControlNets
+    from training.engine import Engine
+    from training.place import Place
+    from training.reader.reader import ShardReader
+
+
+@dataclass
+class Adjustments:
+    """What callbacks changed about the recipe; part of every checkpoint."""
+
+    accumulation: int
+    """Batches of each worker in an update."""
+    learning_rate_factor: float = 1.0
+    decoder_connected: bool = False
+    """Before `mid_until_step` says so."""
+    base_unlocked: bool = False
+    """Before `unlock_at_step` says so."""
+
+
+class Run:
+    """State of one training run on one rank; what callbacks see of it is `training.callbacks.base.RunContext`."""
+
+    def __init__(
+        self,
+        config: "TrainConfig",
+        place: "Place",
+        *,
+        base: "BaseModel",
+        controlnets: "ControlNets",
+        engine: "Engine",
+        reader: "ShardReader",
+    ) -> None:
+        self.config = config
+        self.place = place
+        self.base = base
+        self.controlnets = controlnets
+        self.engine = engine
+        self.reader = reader
+        self.output_dir = config.output_dir
+        self.update = 0
+        self.samples_seen = 0
+        self.adjustments = Adjustments(config.gradient_accumulation_steps)
+        self.num_updates = config.max_train_steps or self._updates_of_epochs()
+        self.stop_reason = ""
+        self.checkpoint_tag: str | None = None
+        self._factor = learning_rate_factor(config, self.num_updates)
+        self._files: RunFiles | None = None
+        self._trackers: list[Tracker] = []
+
+    def _updates_of_epochs(self) -> int:
+        rows = self.config.num_train_epochs * self.reader.samples_per_epoch
+        return max(
+            1,
+            -(
+                -rows
+                // (self.config.train_batch_size * self.config.gradient_accumulation_steps * self.place.world_size)
+            ),
+        )
+
+    @property
+    def rank(self) -> int:
+        """Of this worker."""
+        return self.place.rank
+
+    @property
+    def world_size(self) -> int:
+        """Number of workers."""
+        return self.place.world_size
+
+    @property
+    def device(self) -> "torch.device":
+        """Of this rank."""
+        return self.place.device
+
+    @property
+    def epoch(self) -> float:
+        """Epochs done, with the part of the present one."""
+        return self.samples_seen / self.reader.samples_per_epoch
+
+    @property
+    def rows_per_update(self) -> int:
+        """Over all ranks, as they are now."""
+        return self.config.train_batch_size * self.adjustments.accumulation * self.world_size
+
+    @property
+    def schedule(self) -> float:
+        """The factor on the learning rates of the update that comes."""
+        return self._factor(self.update) * self.adjustments.learning_rate_factor
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the update that comes."""
+        return self.config.peak_learning_rate * self.schedule
+
+    @property
+    def decoder_is_connected(self) -> bool:
+        """Whether the skip connections get their residuals in the update that comes."""
+        return self.adjustments.decoder_connected or self.update >= self.config.mid_until_step
+
+    @property
+    def base_is_unlocked(self) -> bool:
+        """Whether the base's decoder is trained in the update that comes."""
+        at = self.config.unlock_at_step
+        return not self.config.sd_locked or self.adjustments.base_unlocked or (at is not None and self.update >= at)
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The precision of the run."""
+        return self.place.autocast(self.config.mixed_precision)
+
+    def log(self, event: str, **fields: object) -> None:
+        """Write an event line, here and to whoever watches."""
+        if self.place.is_first:
+            self.place.tell({"event": event, **fields})
+
+    def append(self, name: str, record: Mapping[str, Any]) -> None:
+        """Add a line to a file of the run."""
+        if self._files is not None:
+            self._files.append(name, record)
+
+    def log_scalar(self, name: str, value: float) -> None:
+        """Send a number to TensorBoard and wandb."""
+        for tracker in self._trackers:
+            tracker.scalar(name, value, self.update)
+
+    def request_stop(self, reason: str) -> None:
+        """End after this update."""
+        self.stop_reason = self.stop_reason or reason
+
+    def request_checkpoint(self, tag: str) -> None:
+        """Write a checkpoint after this update, and keep it."""
+        self.checkpoint_tag = tag
+
+    def request_accumulation(self, num_batches: int) -> None:
+        """Take so many batches per update."""
+        if num_batches < 1:
+            raise ConfigError(f"accumulate: {num_batches} batches per update are not possible; give 1 or more")
+        self.adjustments.accumulation = num_batches
+
+    def request_learning_rate_factor(self, factor: float) -> None:
+        """Multiply the schedule, on top of earlier requests."""
+        self.adjustments.learning_rate_factor *= factor
+
+    def request_connect_decoder(self) -> None:
+        """Connect the decoder."""
+        self.adjustments.decoder_connected = True
+
+    def request_unlock_base(self) -> None:
+        """Train the base's decoder too."""
+        if self.config.mixed_precision == "fp16":
+            raise ConfigError("unlock_base: needs mixed_precision bf16 or no: fp16 scales the loss")
+        self.adjustments.base_unlocked = True
+
+    def begin(self) -> None:
+        """Open what is written, on rank 0; after a checkpoint was loaded."""
+        if not self.place.is_first:
+            return
+        self._files = RunFiles(self.output_dir)
+        self._files.go_on_from(self.update)
+        self._files.write("config.json", self.config.model_dump_json(indent=1).encode())
+        self._trackers = trackers(self.config, self._files.folder, self.update)
+
+    def record(self, metrics: "UpdateMetrics") -> None:
+        """Write down one update, and tell whoever watches."""
+        if self._files is None:
+            return
+        record = as_record(metrics)
+        self._files.append(METRICS, record)
+        for name in ("loss", "learning_rate", "gradient_norm"):
+            self.log_scalar(name, record[name])
+        for name, value in (metrics.loss_by_timestep or {}).items():
+            self.log_scalar(f"loss_by_timestep/{name}", value)
+        self.place.tell({"num_updates": self.num_updates, **record})
+
+    def sync(self) -> None:
+        """Make what was written safe."""
+        if self._files is not None:
+            self._files.sync()
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a whole small file of the run (rank 0)."""
+        if self._files is not None:
+            self._files.write(name, data)
+
+    def end(self) -> None:
+        """Close what is written."""
+        for tracker in self._trackers:
+            tracker.close()
+        if self._files is not None:
+            self._files.close()
+        self._trackers, self._files = [], None
+
+    def state_dict(self, callbacks: Sequence["Callback"]) -> dict[str, Any]:
+        """What a checkpoint keeps beside tensors."""
+        return {
+            "adjustments": asdict(self.adjustments),
+            "reader": self.reader.state_dict(),
+            "callbacks": {callback.name: callback.state_dict() for callback in callbacks if callback.name},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], callbacks: Sequence["Callback"]) -> None:
+        """Go on from `state_dict`."""
+        self.adjustments = Adjustments(**state["adjustments"])
+        self.reader.load_state_dict(state["reader"])
+        for callback in callbacks:
+            if callback.name in state["callbacks"]:
+                callback.load_state_dict(state["callbacks"][callback.name])
+
+
+def log_here(record: Mapping[str, Any]) -> None:
+    """Write what a run tells as event lines of this process: for a run that nobody watches from elsewhere."""
+    fields = dict(record)
+    event = str(fields.pop("event", "update"))
+    logs.log(event, **fields)

@@ -1,0 +1,146 @@
+"""Images from hints and prompts, in files: one PNG each, and a grid of all.
+
+Shapes: B images, C channels, H W height and width in pixels.
+"""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from controlmill.config.sample import SampleConfig
+from controlmill.errors import ConfigError, StorageWriteError
+from storage.stored_image import Pixels
+from training.base_files import read_json
+from training.base_model import BaseModel
+from training.controlnet import ControlNets
+from training.hint_files import Hint, prompts_of, read_hints
+from training.net_files import check_fits, find_net
+from training.sample import Sampling, sample
+
+_DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+_GAP = 4
+
+
+def run_sample(config: SampleConfig) -> list[Path]:
+    """Generate what `config` asks for; returns the files, the grid first.
+
+    Raises:
+        ConfigError: there is no base, no GPU, or a hint cannot be used.
+        WeightsMissingError: naming what is not there.
+        WeightsUnusableError: a file holds something else.
+    """
+    folder = find_net(config.controlnet)
+    if not folder.is_dir():
+        raise ConfigError(f"controlnet: {folder} is a single file; sample takes a folder in diffusers' layout")
+    reference = config.pretrained_model_name_or_path or _base_of_run(folder)
+    device, dtype = _device(config.device), _DTYPES[config.mixed_precision]
+    nets = ControlNets.load(folder).to("cpu" if config.low_vram else device, dtype).eval()
+    hints = read_hints(config, nets.num_conditions)
+    base = BaseModel.load(
+        reference,
+        device="cpu" if config.low_vram else device,
+        dtype=dtype,
+        revision=config.revision,
+        variant=config.variant,
+    )
+    for net in nets.nets:
+        check_fits(net, base, f"controlnet: {config.controlnet}")
+    rows = [
+        _row(base, nets, hint, prompts, config, device if config.low_vram else None)
+        for hint, prompts in zip(hints, prompts_of(config, hints), strict=True)
+    ]
+    return _write(config, hints, rows)
+
+
+def _row(
+    base: BaseModel, nets: ControlNets, hint: Hint, prompts: list[str], config: SampleConfig, device: str | None
+) -> list[list[Pixels]]:
+    """For each prompt its images; the same noise for each, so that they differ by the prompt only."""
+    sampling = Sampling(
+        config.num_inference_steps,
+        config.guidance_scale,
+        config.eta,
+        config.seed,
+        config.control_strength,
+        config.guess_mode,
+    )
+    num_images = config.num_images
+    maps = [one.expand(num_images, -1, -1, -1) for one in hint.maps]
+    negative = [config.negative_prompt] * num_images
+    return [
+        [_pixels(image) for image in sample(base, nets, maps, [prompt] * num_images, negative, sampling, device)]
+        for prompt in prompts
+    ]
+
+
+def _base_of_run(folder: Path) -> str:
+    """The base that the run trained on, which its `config.json` names."""
+    path = folder.parent / "config.json"
+    name = read_json(path).get("pretrained_model_name_or_path") if path.is_file() else None
+    if not isinstance(name, str):
+        raise ConfigError(
+            f"pretrained_model_name_or_path: give the base; there is no config.json of a run beside {folder}"
+        )
+    return name
+
+
+def _device(wanted: str) -> str:
+    has_gpu = torch.cuda.is_available()
+    if wanted == "cuda" and not has_gpu:
+        raise ConfigError("device: torch sees no CUDA device on this machine; use cpu or auto")
+    return "cuda" if has_gpu and wanted != "cpu" else "cpu"
+
+
+def _pixels(image_CHW: Tensor) -> Pixels:
+    """RGB uint8 (H, W, 3) of pixels in [-1, 1]."""
+    return ((image_CHW + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
+
+
+def _write(config: SampleConfig, hints: list[Hint], rows: list[list[list[Pixels]]]) -> list[Path]:
+    folder = Path(config.output).expanduser()
+    written: list[Path] = []
+    records = []
+    for number, (hint, row, prompts) in enumerate(zip(hints, rows, prompts_of(config, hints), strict=True)):
+        for kind, prompt, images in zip(config.kinds, prompts, row, strict=True):
+            for index, image in enumerate(images):
+                name = f"{number:03d}_{_safe(hint.name)}_{kind}_{index}.png"
+                written.append(_write_png(folder / name, image))
+                records.append({"file": name, "hint": hint.name, "kind": kind, "prompt": prompt, "seed": config.seed})
+    grid = _write_png(folder / "grid.png", grid_of([_cells(hint, row) for hint, row in zip(hints, rows, strict=True)]))
+    text = json.dumps({"config": config.model_dump(mode="json"), "images": records}, indent=2, ensure_ascii=False)
+    (folder / "samples.json").write_text(text + "\n", encoding="utf-8")
+    return [grid, *written]
+
+
+def _cells(hint: Hint, row: list[list[Pixels]]) -> list[Pixels]:
+    return [*(_pixels(one * 2 - 1) for one in hint.maps), *(image for images in row for image in images)]
+
+
+def grid_of(rows: list[list[Pixels]]) -> Pixels:
+    """All pictures on white, one row each, cells as large as the largest."""
+    height = max(cell.shape[0] for row in rows for cell in row) + _GAP
+    width = max(cell.shape[1] for row in rows for cell in row) + _GAP
+    canvas = np.full((height * len(rows) + _GAP, width * max(map(len, rows)) + _GAP, 3), 255, np.uint8)
+    for y, row in enumerate(rows):
+        for x, cell in enumerate(row):
+            top, left = y * height + _GAP, x * width + _GAP
+            canvas[top : top + cell.shape[0], left : left + cell.shape[1]] = cell
+    return canvas
+
+
+def _write_png(path: Path, pixels: Pixels) -> Path:
+    encoded = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded)
+    except OSError as error:
+        raise StorageWriteError(f"output: cannot write {path}: {error.strerror}") from error
+    return path
+
+
+def _safe(name: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)[:60]
