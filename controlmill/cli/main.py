@@ -19,6 +19,7 @@ COMMANDS = {
     "inspect": "Show what is in a dataset: layers, failures, what is incomplete.",
     "weights": "List, fetch and verify the weights of annotators.",
     "env": "Make and check isolated Python environments: for --captioner lavis.",
+    "doctor": "Check this machine: versions, GPU, Ray, Prefect, storage, weights.",
 }
 
 
