@@ -17,7 +17,7 @@ COMMANDS = {
     "caption": "Describe the images of a dataset in words.",
     "retry": "Pull failed rows of a dataset again.",
     "inspect": "Show what is in a dataset: layers, failures, what is incomplete.",
-    "weights": "List, fetch and verify the weights of annotators.",
+    "weights": "List, fetch and verify weights of annotators and captioners.",
     "env": "Make and check isolated Python environments: for --captioner lavis.",
     "doctor": "Check this machine: versions, GPU, Ray, Prefect, storage, weights.",
 }

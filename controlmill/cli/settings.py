@@ -6,6 +6,7 @@ from typing import Any, Generic, TypeVar
 
 import click
 
+from controlmill.cli.annotator_files import anchored
 from controlmill.cli.img2dataset import MISSING, refusals
 from controlmill.cli.options import CONTEXT_SETTINGS, OptionsCommand, field_options, missing_options, unknown_positional
 from controlmill.cli.values import is_unset, merge, read, shape_of
@@ -113,7 +114,7 @@ def assemble(
     values = merge(values, _plain(model, _joined(given)))
     if dataset and "output_folder" not in values:
         raise ConfigError("DATASET: give the folder of the dataset")
-    return validate(model, values)
+    return validate(model, anchored(values))
 
 
 def _joined(given: Mapping[str, object]) -> dict[str, Any]:
