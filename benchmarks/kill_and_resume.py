@@ -1,9 +1,10 @@
-"""Ten kills in a row, of a Ray worker, of the flow's process and of the whole tree in turn, each with a resume.
+"""Killed ten times in a row, each time at a random moment and followed by the same command.
 
-Usage: python benchmarks/kill_and_resume.py [--kills 10] [--out benchmarks/results/NAME.md]
+Usage: python benchmarks/kill_and_resume.py [--kills 10] [--rows 2000] [--only NAME] [--out benchmarks/results/NAME.md]
 
-Runs the end-to-end test of the same claim with more rounds: at the end the Parquet files are those of a run that nobody
-disturbed, byte for byte, and every row is there once.
+Runs the end-to-end tests of the same claim with more rounds: at the end the Parquet files are those of a run that
+nobody disturbed, byte for byte, and every row is there once. `pull` is a build with Canny; `networks` one of 2,000 rows
+with Canny, HED, MiDaS, OpenPose and captions, whose networks have random weights and their real size, but for BLIP.
 """
 
 import argparse
@@ -15,31 +16,52 @@ from pathlib import Path
 
 from measured_run import heading
 
-TEST = "tests/e2e/test_kill.py::test_kills_change_nothing"
+TESTS = {
+    "pull": "tests/e2e/test_kill.py::test_kills_change_nothing",
+    "networks": "tests/e2e/test_kill_networks.py::test_kills_change_nothing",
+}
+WHAT = {
+    "pull": "A build with Canny.",
+    "networks": "A build of {rows} rows with Canny, HED, MiDaS, OpenPose and captions.",
+}
+VICTIMS = {
+    "pull": "of a Ray worker and then of everything, of the flow's process, of the whole tree",
+    "networks": "of an actor, of the whole tree, of a Ray worker, of the flow's process",
+}
 
 
 def main() -> None:
-    """Run the test and write the result file."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Run the tests and write the result file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--rows", type=int, default=2000, help="of the build with networks")
+    parser.add_argument("--only", choices=tuple(TESTS))
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    started_s = time.monotonic()
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout", "3600", TEST]
-    environment = {**os.environ, "CONTROLMILL_NUM_KILLS": str(arguments.kills)}
-    done = subprocess.run(command, check=False, env=environment, cwd=Path(__file__).parent.parent)
-    verdict = "byte-identical to the undisturbed run, no row lost, none twice" if done.returncode == 0 else "FAILED"
-    lines = [
-        *heading("Killed and resumed"),
-        f"{arguments.kills} kills at random moments, each followed by the same command: of a Ray worker and then of",
-        f"everything, of the flow's process, of the whole tree, in turn: {verdict}.",
-        f"{time.monotonic() - started_s:.0f} s in all, start-up of Ray and Prefect included.",
-        "",
-    ]
+    environment = {
+        **os.environ,
+        "CONTROLMILL_NUM_KILLS": str(arguments.kills),
+        "CONTROLMILL_NUM_ROWS": str(arguments.rows),
+        "CONTROLMILL_ANNOTATORS": "canny,hed,midas,openpose",
+    }
+    lines = heading("Killed and resumed")
+    failed = False
+    for name in [arguments.only] if arguments.only else TESTS:
+        started_s = time.monotonic()
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout", "14400", TESTS[name]]
+        done = subprocess.run(command, check=False, env=environment, cwd=Path(__file__).parent.parent)
+        failed = failed or done.returncode != 0
+        verdict = "byte-identical to the undisturbed run, no row lost, none twice" if done.returncode == 0 else "FAILED"
+        lines += [
+            f"{WHAT[name].format(rows=arguments.rows)} {arguments.kills} kills at random moments, each followed by the",
+            f"same command where it had ended: {VICTIMS[name]}, in turn: {verdict}.",
+            f"{time.monotonic() - started_s:.0f} s in all, start-up of Ray and Prefect included.",
+            "",
+        ]
     print("\n".join(lines))
     if arguments.out:
         arguments.out.write_text("\n".join(lines))
-    sys.exit(done.returncode)
+    sys.exit(failed)
 
 
 if __name__ == "__main__":

@@ -20,5 +20,5 @@ def annotate_dataset(config: AnnotateConfig) -> BuildReport:
     """Make the layers of `config.annotators` from the stored images, where they are missing or were made otherwise."""
     dataset = Dataset.open(config.output_folder)
     with session(dataset, partial(shards_with_images, dataset, config)) as opened, ray_cluster(config) as num_cpus:
-        report = make_shards(dataset, config, config, opened.planner, num_cpus)
+        report = make_shards(dataset, config, None, config, opened.planner, num_cpus)
         return finish(dataset, report)

@@ -1,6 +1,9 @@
 """Where tasks on Ray tell how far they are, so that the flow's process can show rows and not only shards."""
 
 from collections import Counter
+from typing import Any
+
+import ray
 
 from controlmill.reasons import Reason
 from tasks.progress import ShardProgress
@@ -26,3 +29,8 @@ class Board:
         for progress in self._shards.values():
             failed.update(progress.failed)
         return sum(progress.done for progress in self._shards.values()), dict(failed)
+
+
+def new_board() -> Any:
+    """A board on the Ray that this process is connected to; where it is killed it comes back, empty."""
+    return ray.remote(Board).options(num_cpus=0, max_restarts=-1).remote()

@@ -12,6 +12,7 @@ from flows.report import BuildReport
 from flows.run_name import named
 from flows.session import session
 from storage.dataset import Dataset
+from tasks.captioners.registry import captioner_of
 from tasks.stages import planned_shards
 
 
@@ -22,6 +23,8 @@ def build_dataset(config: BuildConfig) -> BuildReport:
     Running it again does what is missing: after a kill, with another annotator, or with a source that grew.
     """
     dataset = Dataset(config.output_folder)
-    with session(dataset, partial(planned_shards, dataset, config)) as opened, ray_cluster(config) as num_cpus:
-        report = make_shards(dataset, config, config, opened.planner, num_cpus)
+    captioner = captioner_of(config)
+    plan = partial(planned_shards, dataset, config, captioner)
+    with session(dataset, plan) as opened, ray_cluster(config) as num_cpus:
+        report = make_shards(dataset, config, captioner, config, opened.planner, num_cpus)
         return finish(dataset, report)

@@ -4,24 +4,26 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import ray
 from prefect import flow
 
 from controlmill.config import EncodeConfig
-from controlmill.errors import EngineStartError
 from flows.encoding import encoding_of, shards_to_encode
 from flows.engines import ray_cluster
-from flows.fan_out import FanOut, Job
+from flows.board import new_board
+from flows.fan_out import FanOut, Job, Lane
 from flows.finish import finish
-from flows.make_shards import Jobs, run_jobs
+from flows.jobs import Jobs
+from flows.make_shards import run_jobs
 from flows.report import BuildReport
 from flows.run_name import named
 from flows.session import session
+from flows.sharing import cluster_of_ray, device_of
 from flows.shard_tasks import encode_shard
 from storage.dataset import Dataset
 from tasks.stages import Work
 from training.encode_shard import MissingLayers
 
+_ENCODE = "encode"
 _CPUS_PER_SHARD = 4
 """Where there is no GPU; more CPUs work on more shards."""
 
@@ -33,17 +35,29 @@ def encode_dataset(config: EncodeConfig) -> BuildReport:
     encoding = encoding_of(dataset, config)
     with session(dataset, partial(shards_to_encode, dataset, encoding)) as opened, ray_cluster(config):
         opened.planner.check(timeout_s=None)
-        fan_out, device = _fan_out(config)
-        reference = _reference(config)
+        lane, device = _lane(config)
+        given = {"encoding": encoding, "reference": _reference(config), "device": device}
+        missing = MissingLayers(dataset, encoding)
+        jobs = Jobs(opened.planner, _Stages(missing), _Maker(dataset, given), {}, BuildReport(dataset.uri))
+        return finish(dataset, run_jobs(jobs, FanOut({_ENCODE: lane}, config.max_shard_retry)))
 
-        def job(work: Work, board: Any) -> Job:
-            common = {"uri": dataset.address, "shard": work.shard, "layers": work.layers, "board": board}
-            return Job(
-                work.shard, encode_shard, {**common, "encoding": encoding, "reference": reference, "device": device}
-            )
 
-        jobs = Jobs(dataset, opened.planner, _Stages(MissingLayers(dataset, encoding)), job, pulls=False)
-        return finish(dataset, run_jobs(jobs, fan_out))
+class _Maker:
+    """One job for each shard."""
+
+    pulls = False
+
+    def __init__(self, dataset: Dataset, given: dict[str, Any]) -> None:
+        self.board = new_board()
+        self._given = {"uri": dataset.address, "board": self.board, **given}
+
+    def jobs(self, work: Work) -> list[tuple[str, Job]]:
+        """Encode it."""
+        return [(_ENCODE, Job(work.shard, encode_shard, {**self._given, "shard": work.shard, "layers": work.layers}))]
+
+    def afterwards(self, _work: Work) -> None:
+        """Nothing."""
+        return
 
 
 class _Stages:
@@ -58,18 +72,17 @@ class _Stages:
         return Work(shard, self._missing.num_rows(shard), pull=False, layers=layers) if layers else None
 
 
-def _fan_out(config: EncodeConfig) -> tuple[FanOut, str]:
+def _lane(config: EncodeConfig) -> tuple[Lane, str]:
     """How many shards are worked on at once, each with which CPUs and GPUs, and the device."""
-    available: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    cpus, gpus = max(1.0, available.get("CPU", 1.0)), available.get("GPU", 0.0)
-    if config.device == "cuda" and gpus == 0:
-        raise EngineStartError("device: cuda, but the Ray cluster has no GPU; use --device cpu")
-    if config.device != "cpu" and gpus > 0:
-        at_once = config.processes_count or max(1, int(gpus / config.num_gpus))
-        return FanOut(at_once, config.max_shard_retry, min(1.0, cpus / at_once), config.num_gpus), "cuda"
-    at_once = config.processes_count or max(1, int(cpus // _CPUS_PER_SHARD))
-    num_cpus = max(1, int(cpus / at_once)) if cpus >= at_once else cpus / at_once
-    return FanOut(at_once, config.max_shard_retry, num_cpus), "cpu"
+    cluster = cluster_of_ray()
+    cpus = cluster.num_cpus
+    wanted = config.num_actors or config.processes_count
+    if device_of(config, cluster) == "cuda":
+        num_gpus = config.num_gpus or 1.0
+        at_once = wanted or max(1, int(cluster.num_gpus / num_gpus))
+        return Lane(at_once, min(1.0, cpus / at_once), num_gpus), "cuda"
+    at_once = wanted or max(1, int(cpus // _CPUS_PER_SHARD))
+    return Lane(at_once, max(1, int(cpus / at_once)) if cpus >= at_once else cpus / at_once), "cpu"
 
 
 def _reference(config: EncodeConfig) -> str:

@@ -30,8 +30,9 @@ _SERVER_STOP_S = 6.0
 _CONNECT_S = 5.0
 _MAX_TEMPORARY_BYTES = 30
 """The path of a socket has 107 bytes at most: longer folders, as batch systems have them, leave Ray no room."""
-_OBJECT_STORE_BYTES = 128 * 1024 * 1024
-"""Tasks exchange statistics, never images: the smallest useful object store."""
+_OBJECT_STORE_BYTES = 512 * 1024 * 1024
+_OBJECT_STORE_BYTES_PER_CPU = 64 * 1024 * 1024
+"""Tasks send decoded images to actors with networks; memory is taken where they do, not before."""
 
 # What a server of one run does not need: it schedules nothing and sends nothing.
 _SERVER_SETTINGS = {
@@ -218,10 +219,11 @@ def _connect(options: "EngineOptions") -> None:
         _check_listens(options.ray_address)
         ray.init(address=options.ray_address, **common)
         return
+    num_cpus = max(os.cpu_count() or 1, options.processes_count or 0)
     ray.init(
         address="local",
-        num_cpus=max(os.cpu_count() or 1, options.processes_count or 0),
-        object_store_memory=_OBJECT_STORE_BYTES,
+        num_cpus=num_cpus,
+        object_store_memory=max(_OBJECT_STORE_BYTES, num_cpus * _OBJECT_STORE_BYTES_PER_CPU),
         include_dashboard=False,
         **common,
     )

@@ -1,8 +1,7 @@
 """Shards onto Ray: bounded in flight, watched while they run, stopped at the first error."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -16,9 +15,20 @@ from prefect_ray.context import remote_options
 
 from controlmill.errors import EngineError, WorkerLostError
 from flows.termination import DeferredTermination
-from tasks.stages import Work
 
 _POLL_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """Jobs of one kind. Those of one lane do not wait for those of another."""
+
+    limit: int
+    """How many are under way at most."""
+    num_cpus: float = 1
+    """CPUs that one occupies; 0 for jobs that only wait for actors, or there may be none left."""
+    num_gpus: float = 0
+    """GPUs that one occupies."""
 
 
 @dataclass(frozen=True)
@@ -28,32 +38,31 @@ class Job:
     shard: int
     task: Task[..., Any]
     parameters: dict[str, Any]
-    then: Work | None = None
-    """What the shard needs after it."""
-    follows: bool = False
-    """Whether it is such work itself, so that its rows are counted already."""
+    counts: bool = True
+    """Whether its rows are counted; those of a shard are, once."""
 
 
 class FanOut:
-    """Runs jobs on Ray through Prefect's Ray task runner, at most `limit` at a time.
+    """Runs jobs on Ray through Prefect's Ray task runner, in lanes with a limit each.
 
     A worker that dies is replaced and its shard started again, `max_retries` times; shards are idempotent.
     """
 
-    def __init__(self, limit: int, max_retries: int, num_cpus: float = 1, num_gpus: float = 0) -> None:
-        """`num_cpus`: CPUs that one job occupies; 0 for jobs that only wait for actors, or there may be none left."""
-        self._limit = limit
-        self._resources = {"num_cpus": num_cpus, **({"num_gpus": num_gpus} if num_gpus else {})}
+    def __init__(self, lanes: Mapping[str, Lane], max_retries: int) -> None:
+        """`lanes`, by their names."""
+        self._lanes = lanes
         self._max_retries = max_retries
-        self._in_flight: dict[Any, tuple[Job, Any]] = {}
+        self._in_flight: dict[Any, tuple[str, Job, Any]] = {}
 
-    def run(self, next_job: Callable[[], Job | None], finished: Callable[[], bool]) -> Iterator[tuple[Job, Any] | None]:
+    def run(
+        self, next_job: Callable[[str], Job | None], finished: Callable[[], bool]
+    ) -> Iterator[tuple[Job, Any] | None]:
         """Yield each job with its result as it ends, and None twice a second while nothing does.
 
-        `next_job` gives None while there is none yet; the run ends when `finished` and nothing is in flight. The first
-        exception of a job is raised here, with everything in flight cancelled.
+        `next_job` gives the next one of a lane, None while there is none yet; the run ends when `finished` and nothing
+        is in flight. The first exception of a job is raised here, with everything in flight cancelled.
         """
-        with self._runner() as runner, DeferredTermination() as termination:
+        with RayTaskRunner() as runner, DeferredTermination() as termination:
             try:
                 while True:
                     termination.check()
@@ -68,23 +77,21 @@ class FanOut:
             finally:
                 self._cancel()
 
-    @contextmanager
-    def _runner(self) -> Iterator[RayTaskRunner[Any]]:
-        with RayTaskRunner() as runner, remote_options(max_retries=self._max_retries, **self._resources):
-            yield runner
-
-    def _fill(self, runner: RayTaskRunner[Any], next_job: Callable[[], Job | None]) -> None:
-        while len(self._in_flight) < self._limit:
-            job = next_job()
-            if job is None:
-                return
-            future = runner.submit(job.task, parameters=job.parameters)
-            self._in_flight[future.wrapped_future] = (job, future)
+    def _fill(self, runner: RayTaskRunner[Any], next_job: Callable[[str], Job | None]) -> None:
+        for name, lane in self._lanes.items():
+            free = lane.limit - sum(other == name for other, _, _ in self._in_flight.values())
+            for _ in range(free):
+                job = next_job(name)
+                if job is None:
+                    break
+                with remote_options(max_retries=self._max_retries, num_cpus=lane.num_cpus, num_gpus=lane.num_gpus):
+                    future = runner.submit(job.task, parameters=job.parameters)
+                self._in_flight[future.wrapped_future] = (name, job, future)
 
     def _collect(self) -> Iterator[tuple[Job, Any] | None]:
         ready, _ = ray.wait(list(self._in_flight), timeout=_POLL_S)
         for reference in ready:
-            job, future = self._in_flight.pop(reference)
+            _, job, future = self._in_flight.pop(reference)
             try:
                 result = future.result()
             except ray.exceptions.RayError as error:

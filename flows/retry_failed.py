@@ -12,15 +12,15 @@ from flows.report import BuildReport
 from flows.run_name import named
 from flows.session import session
 from storage.dataset import Dataset
-from tasks.recipe import remembered
+from tasks.recipe import remembered, remembered_captioner
 from tasks.sources.plan import plan_retry
 
 
 @flow(name="retry-failed", flow_run_name=named("retry"), persist_result=False)
 def retry_failed(config: RetryConfig) -> BuildReport:
-    """Pull the rows that failed for `config.reason` again; images and annotators as the dataset was built with."""
+    """Pull the rows that failed for `config.reason` again; images and layers as the dataset's were."""
     dataset = Dataset.open(config.output_folder)
-    options = remembered(dataset, config)
+    options, captioner = remembered(dataset, config), remembered_captioner(dataset)
     with session(dataset, partial(plan_retry, dataset, config.reason)) as opened, ray_cluster(config) as num_cpus:
-        report = make_shards(dataset, options, config, opened.planner, num_cpus)
+        report = make_shards(dataset, options, captioner, config, opened.planner, num_cpus)
         return finish(dataset, report)

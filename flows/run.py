@@ -39,10 +39,11 @@ if TYPE_CHECKING:
 
 def run_build(config: BuildConfig) -> "BuildReport":
     """Build or go on building a dataset."""
+    from tasks.captioners.registry import captioner_of
     from tasks.stages import planned_shards
 
     dataset = Dataset(config.output_folder)
-    with _engines(dataset, partial(planned_shards, dataset, config), config):
+    with _engines(dataset, partial(planned_shards, dataset, config, captioner_of(config)), config):
         from flows.build_dataset import build_dataset
 
         return build_dataset(config)
@@ -94,9 +95,11 @@ def run_train(config: TrainConfig) -> "Outcome":
 
 def run_retry(config: RetryConfig) -> "BuildReport":
     """Pull failed rows of a dataset again."""
+    from tasks.recipe import remembered_captioner
     from tasks.sources.plan import plan_retry
 
     dataset = Dataset.open(config.output_folder)
+    remembered_captioner(dataset)
     with _engines(dataset, partial(plan_retry, dataset, config.reason), config):
         from flows.retry_failed import retry_failed
 

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from controlmill.config import LayerOptions, ShardOptions
+from controlmill.config import ShardOptions
 from storage.dataset import Dataset
 from storage.record import CommitRecord
 from tasks.progress import ShardProgress, ignore
 
 if TYPE_CHECKING:
-    from flows.captioning import CaptionPool
+    from flows.actor_pool import Actors
+    from flows.annotating import Networks
+    from tasks.annotators.base import Annotator
     from tasks.captioners.base import Captioner
     from training.encode_shard import Encoding
 
@@ -32,22 +34,28 @@ def pull_shard(uri: str, shard: int, options: ShardOptions, num_parallel: int, b
 
 @task(name="annotate-shard", task_run_name="annotate {shard:05d}", persist_result=False, cache_policy=NO_CACHE)
 def annotate_shard(
-    uri: str, shard: int, options: LayerOptions, names: tuple[str, ...], num_parallel: int, board: Any
+    uri: str,
+    shard: int,
+    units: "tuple[Annotator, ...]",
+    num_parallel: int,
+    board: Any,
+    pool: "Networks | None" = None,
 ) -> list[CommitRecord]:
-    """Make layers of one shard from its stored images."""
+    """Make layers of one shard from its stored images; what needs a network is done by the actors of the pool."""
     from tasks.annotate_shard import annotate_shard as work
 
-    records = work(Dataset(uri), shard, options, names, num_parallel, _post_to(board))
+    networks = None if pool is None else pool.of([unit.name for unit in units]).make_maps
+    records = work(Dataset(uri), shard, units, networks, num_parallel, _post_to(board))
     _finish(board, shard)
     return records
 
 
 @task(name="caption-shard", task_run_name="caption {shard:05d}", persist_result=False, cache_policy=NO_CACHE)
-def caption_shard(uri: str, shard: int, captioner: "Captioner", pool: "CaptionPool", board: Any) -> list[CommitRecord]:
+def caption_shard(uri: str, shard: int, captioner: "Captioner", board: Any, pool: "Actors") -> list[CommitRecord]:
     """Make the captions of one shard from its stored images; the actors of the pool do the work, this one waits."""
     from tasks.caption_shard import caption_shard as work
 
-    record = work(Dataset(uri), shard, captioner, pool.caption_all, pool.versions, _post_to(board))
+    record = work(Dataset(uri), shard, captioner, pool.map, pool.versions, _post_to(board))
     _finish(board, shard)
     return [record]
 

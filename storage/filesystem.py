@@ -125,9 +125,20 @@ def remote_call(verb: str, path: str) -> Iterator[None]:
     # every fsspec backend leaks exceptions of its SDK (botocore's NoCredentialsError is no OSError)
     except Exception as error:
         if isinstance(error, FileNotFoundError) and verb != "write":
-            raise
+            refused = _refusal(error, path)
+            if refused is None:
+                raise
+            raise StorageError(f"cannot {verb} {redact(path)}: {one_line(refused)}") from error
         kind = StorageWriteError if verb in {"write", "delete"} else StorageError
         raise kind(f"cannot {verb} {redact(path)}: {one_line(error)}") from error
+
+
+def _refusal(error: FileNotFoundError, path: str) -> BaseException | None:
+    """What a web server really said: to fsspec's HTTP file system every failure is a missing file."""
+    cause = error.__cause__
+    if not path.startswith(("http://", "https://")) or isinstance(cause, FileNotFoundError):
+        return None
+    return None if getattr(cause, "status", None) in (404, 410) else cause
 
 
 def open_files(uri: str) -> tuple[Files, str]:

@@ -1,7 +1,7 @@
 """Whether the files of a dataset are what its commit records say."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
 
@@ -27,12 +27,19 @@ class Problem:
         return f"{self.layer}/{self.shard:05d}: {self.message}"
 
 
-def verify(dataset: Dataset, *, deep: bool = False) -> Iterator[Problem]:
+def _ignore(_record: CommitRecord) -> None:
+    """Nobody wants to know."""
+
+
+def verify(
+    dataset: Dataset, *, deep: bool = False, done: Callable[[CommitRecord], None] = _ignore
+) -> Iterator[Problem]:
     """Yield what is wrong with the committed shards, layer by layer.
 
     Always: the file's size, that a layer was made from the images (and the images from the source) that are there now,
     and that it has as many rows. `deep` reads every file: its hash, and that all layers of a shard have the same keys
-    in the same order. Shards that are not committed are no problem, they are work to do.
+    in the same order. Shards that are not committed are no problem, they are work to do. `done` is called with every
+    shard that was looked at.
     """
     inputs = {name: dataset.layer(name).statuses() for name in (_SOURCE, _IMAGE)}
     for name in dataset.layers():
@@ -52,6 +59,7 @@ def verify(dataset: Dataset, *, deep: bool = False) -> Iterator[Problem]:
             yield from (Problem(name, record.shard, problem) for problem in problems)
             if name == _IMAGE and record.failures_sha256 is not None:
                 yield from _check_failures(dataset, record, deep=deep)
+            done(record)
 
 
 def _check_size(record: CommitRecord, size: int) -> Iterator[str]:

@@ -7,10 +7,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from controlmill.errors import StorageWriteError
 from storage.dataset import Dataset
+from tasks.annotators.segmentation.palette import draw_classes
+from tasks.images.encode import encode_map
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -28,7 +31,8 @@ _NUM_CAPTION_LINES: Final = 2
 _ROW_GAP: Final = 22
 _SHEET_WIDTH: Final = 1280
 _MAP_COLUMNS: Final = ["key", "conditioning_image"]
-_NOT_LAYERS_OF_PICTURES: Final = frozenset({"source", "failures"})
+_CAPTION: Final = "caption"
+_NOT_LAYERS_OF_PICTURES: Final = frozenset({"source", "image", "failures", _CAPTION})
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,23 +104,34 @@ def samples_of(dataset: Dataset, num_rows: int) -> list[Sample]:
 
 
 def _samples_of_shard(dataset: Dataset, shard: int, num_rows: int) -> list[Sample]:
-    names = [name for name in dataset.layers() if name not in _NOT_LAYERS_OF_PICTURES | {"image"}]
+    names = [name for name in dataset.layers() if name not in _NOT_LAYERS_OF_PICTURES]
     rows = _first_rows(dataset, "image", shard, ["key", "caption", "url", "image"], num_rows)
-    maps = {
-        name: {
-            row["key"]: row["conditioning_image"] for row in _first_rows(dataset, name, shard, _MAP_COLUMNS, num_rows)
-        }
-        for name in names
-        if dataset.layer(name).exists(shard)
-    }
-    samples = []
-    for row in rows:
-        pictures = {"image": row["image"]["bytes"]}
-        for name in names:
-            made = maps.get(name, {}).get(row["key"])
-            pictures[name] = made["bytes"] if made else None
-        samples.append(Sample(row["caption"] or row["url"] or row["key"], pictures))
-    return samples
+    maps = {name: _maps(dataset, name, shard, num_rows) for name in names if dataset.layer(name).exists(shard)}
+    captions: dict[str, str | None] = {}
+    if dataset.layer(_CAPTION).exists(shard):
+        written = _first_rows(dataset, _CAPTION, shard, ["key", "caption"], num_rows)
+        captions = {row["key"]: row["caption"] for row in written}
+    return [
+        Sample(
+            captions.get(row["key"]) or row["caption"] or row["url"] or row["key"],
+            {"image": row["image"]["bytes"], **{name: maps.get(name, {}).get(row["key"]) for name in names}},
+        )
+        for row in rows
+    ]
+
+
+def _maps(dataset: Dataset, name: str, shard: int, num_rows: int) -> dict[str, bytes | None]:
+    """The encoded maps of a layer by key, class ids in their colours."""
+    metadata = dataset.layer(name).schema(shard).metadata or {}
+    draw = _in_colors if metadata.get(b"classes") == b"ade20k" else bytes
+    rows = _first_rows(dataset, name, shard, _MAP_COLUMNS, num_rows)
+    made = {row["key"]: row["conditioning_image"] for row in rows}
+    return {key: draw(one["bytes"]) if one else None for key, one in made.items()}
+
+
+def _in_colors(encoded: bytes) -> bytes:
+    with Image.open(io.BytesIO(encoded)) as ids:
+        return encode_map(draw_classes(np.asarray(ids)))
 
 
 def _first_rows(dataset: Dataset, layer: str, shard: int, columns: list[str], num_rows: int) -> list[dict[str, Any]]:

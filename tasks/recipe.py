@@ -7,8 +7,8 @@ A layer made from images can: where its recipe changes, it is made again.
 import json
 from typing import Any
 
-from controlmill.config import ImageOptions, LayerOptions, PullOptions, ShardOptions
-from controlmill.errors import DatasetMismatchError
+from controlmill.config import CaptionOptions, ImageOptions, LayerOptions, PullOptions, ShardOptions
+from controlmill.errors import ConfigError, DatasetMismatchError
 from storage.dataset import Dataset
 from storage.filesystem import redact
 from storage.fingerprint import fingerprint
@@ -17,6 +17,7 @@ from tasks.annotators.registry import create
 from tasks.annotators.weights import find_all_weights
 from tasks.captioners.base import LAYER as CAPTION
 from tasks.captioners.base import Captioner
+from tasks.captioners.registry import create as create_captioner
 
 IMAGE_VERSION = "1"
 """Raised when the same bytes and options give other pixels or other file bytes."""
@@ -36,7 +37,12 @@ def annotators(options: LayerOptions) -> list[Annotator]:
     Raises:
         ConfigError: there is no such annotator, or one of its options is wrong.
     """
-    return [create(name, options.annotator_options.get(name, {}), options.seed) for name in options.annotators]
+    units = {name: create(name, options.annotator_options.get(name, {}), options.seed) for name in options.annotators}
+    by_layer: dict[str, str] = {}
+    for name, unit in units.items():
+        if by_layer.setdefault(unit.name, name) != name:
+            raise ConfigError(f"annotators: {by_layer[unit.name]} and {name} both make the layer {unit.name!r}")
+    return list(units.values())
 
 
 def image_fingerprint(recipe: dict[str, Any]) -> str:
@@ -49,10 +55,11 @@ def layer_fingerprint(annotator: Annotator, image: str) -> str:
     return fingerprint(annotator.name, annotator.version, annotator.recipe(), image)
 
 
-def layer_fingerprints(dataset: Dataset, options: LayerOptions) -> dict[str, str]:
-    """The fingerprint that each layer of the options' annotators has in this dataset."""
+def layer_fingerprints(dataset: Dataset, options: LayerOptions, captioner: Captioner | None = None) -> dict[str, str]:
+    """The fingerprint that the layer of each annotator, and of the captioner, has in this dataset."""
     image = image_fingerprint(dataset.description().options["image"])
-    return {unit.name: layer_fingerprint(unit, image) for unit in annotators(options)}
+    captions = {} if captioner is None else {CAPTION: caption_fingerprint(captioner, image)}
+    return {unit.name: layer_fingerprint(unit, image) for unit in annotators(options)} | captions
 
 
 def caption_fingerprint(captioner: Captioner, image: str) -> str:
@@ -60,18 +67,42 @@ def caption_fingerprint(captioner: Captioner, image: str) -> str:
     return fingerprint(captioner.name, captioner.version, captioner.recipe(), image)
 
 
-def remember_captions(dataset: Dataset, captioner: Captioner) -> str:
-    """Write down how the captions are made, and return the fingerprint that they have in this dataset.
+def remember_captions(dataset: Dataset, captioner: Captioner) -> None:
+    """Write down how the captions are made: `retry` makes those of its shards by it.
 
     Raises:
         DatasetMissingError: there is no dataset.
         DatasetMismatchError: nothing was built in it yet.
     """
+    known = _built(dataset)
+    made = {"captioner": captioner.name, **captioner.recipe(), "options": captioner.remembered_options()}
+    dataset.describe(options={**known, CAPTION: made})
+
+
+def remembered_captioner(dataset: Dataset) -> Captioner | None:
+    """The captioner that this dataset's captions are made with; None where it has none.
+
+    Raises:
+        WeightsError: its weights are not where they were.
+        DatasetMismatchError: they are others by now.
+    """
+    known = _built(dataset).get(CAPTION)
+    if known is None or "options" not in known:
+        return None
+    captioner = create_captioner(CaptionOptions.model_validate(known["options"]))
+    if captioner.recipe()["weights"] != known["weights"]:
+        raise DatasetMismatchError(
+            f"model: {captioner.options.model} is not what captions of {redact(dataset.uri)} were made with; put the "
+            "weights back, or make all captions anew with `controlmill caption`"
+        )
+    return captioner
+
+
+def _built(dataset: Dataset) -> dict[str, Any]:
     known = dataset.description().options
     if "image" not in known:
         raise DatasetMismatchError(f"{redact(dataset.uri)}: nothing was built here yet; run `controlmill build` first")
-    dataset.describe(options={**known, CAPTION: {"captioner": captioner.name, **captioner.recipe()}})
-    return caption_fingerprint(captioner, image_fingerprint(known["image"]))
+    return known
 
 
 def check(dataset: Dataset, options: LayerOptions) -> None:
@@ -109,10 +140,23 @@ def remember(dataset: Dataset, options: LayerOptions) -> None:
     """Write down what this run makes, beside what earlier runs made: `retry` and later runs go by it."""
     known = dataset.description().options
     image = {"image": image_recipe(options)} if isinstance(options, ShardOptions) else {}
-    new = {name: options.annotator_options.get(name, {}) for name in options.annotators}
-    made = {**known.get("annotators", {}), **new}
     seed = {"seed": options.seed} if options.annotators else {}
-    dataset.describe(options={**known, **image, **seed, "annotators": made})
+    dataset.describe(options={**known, **image, **seed, **_with_annotators(known, options)})
+
+
+def _with_annotators(known: dict[str, Any], options: LayerOptions) -> dict[str, Any]:
+    """The options of all annotators by name, and the layers of those that are files of the user's."""
+    layers = {unit.name: name for name, unit in zip(options.annotators, annotators(options), strict=True)}
+    made: dict[str, Any] = dict(known.get("annotators", {}))
+    files: dict[str, str] = dict(known.get("annotator_files", {}))
+    for name in list(made):
+        # the same layer under another name: its file was moved
+        if layers.get(files.get(name, name), name) != name:
+            del made[name]
+            files.pop(name, None)
+    made |= {name: options.annotator_options.get(name, {}) for name in options.annotators}
+    files |= {name: layer for layer, name in layers.items() if name != layer}
+    return {"annotators": made, **({"annotator_files": files} if files else {})}
 
 
 def remembered(dataset: Dataset, pull: PullOptions) -> ShardOptions:
@@ -122,9 +166,7 @@ def remembered(dataset: Dataset, pull: PullOptions) -> ShardOptions:
         DatasetMissingError: there is no dataset.
         DatasetMismatchError: nothing was built in it yet.
     """
-    known = dataset.description().options
-    if "image" not in known:
-        raise DatasetMismatchError(f"{redact(dataset.uri)}: nothing was built here yet; run `controlmill build` first")
+    known = _built(dataset)
     layers: dict[str, Any] = known.get("annotators", {})
     return ShardOptions.model_validate(
         {

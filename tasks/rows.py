@@ -31,6 +31,8 @@ class Map:
     encoded: bytes | None
     columns: Mapping[str, Any]
     reason: Reason | None = None
+    message: str = ""
+    """What failed, where there is a reason."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from tasks.rows import FinishedRow, Map, SourceRow, failure_batch, host_of, imag
 
 _LIBRARIES = ("controlmill", "pyarrow", "opencv-python-headless", "simplejpeg", "pillow", "numpy")
 _NUM_HOSTS = 20
+_NUM_MESSAGES = 20
 
 Outcome = FinishedRow | tuple[SourceRow, RowFailure]
 
@@ -41,6 +42,7 @@ class LayerFile:
         self._shard = shard
         self._num_rows = 0
         self._reasons: Counter[str] = Counter()
+        self._messages: Counter[str] = Counter()
         self._flags: Counter[str] = Counter(dict.fromkeys(annotator.flags, 0))
         self._started_s = time.time()
 
@@ -51,6 +53,7 @@ class LayerFile:
         for made in maps:
             if made.reason is not None:
                 self._reasons[made.reason] += 1
+                self._messages[made.message or made.reason] += 1
             for flag in self._annotator.flags:
                 self._flags[flag] += bool(made.columns.get(flag))
 
@@ -58,16 +61,19 @@ class LayerFile:
         """Make the file visible and record it as made from the images `image`."""
         written = self._writer.close()
         annotator = self._annotator
+        fields = record_fields(annotator.name, self._shard, written, self._started_s)
+        num_made = self._num_rows - self._reasons.total()
+        commits = {str(found.file): found.commit for found in annotator.find_weights() if found.commit}
+        config = {**annotator.recipe(), "pixels": self._pixels, **({"weights_commits": commits} if commits else {})}
         record = CommitRecord(
-            **record_fields(annotator.name, self._shard, written, self._started_s),
+            **{**fields, "versions": {**fields["versions"], **annotator.versions()}},
             count=self._num_rows,
-            successes=self._num_rows - self._reasons.total(),
+            successes=num_made,
+            status_dict={"success": num_made, **dict(self._messages.most_common(_NUM_MESSAGES))},
             fingerprint=layer_fingerprint(annotator, image.fingerprint),
             inputs={"image": image},
             reasons=dict(self._reasons),
-            unit=UnitDescription(
-                name=annotator.name, version=annotator.version, config={**annotator.recipe(), "pixels": self._pixels}
-            ),
+            unit=UnitDescription(name=annotator.name, version=annotator.version, config=config),
             flags=dict(self._flags),
         )
         self._writer.commit(record)

@@ -18,13 +18,13 @@ class Work:
     shard: int
     num_rows: int
     pull: bool
-    """Pull it, with all annotators; else make `layers` from its stored images."""
+    """Pull it; else make `layers` from its stored images."""
     layers: tuple[str, ...]
     follows: bool = False
     """Whether the same run has pulled it before."""
 
 
-def planned_shards(dataset: Dataset, config: BuildConfig) -> Iterator[int]:
+def planned_shards(dataset: Dataset, config: BuildConfig, captioner: Captioner | None = None) -> Iterator[int]:
     """Check that the dataset fits the configuration, then plan its source; yields each shard once it is planned.
 
     Raises:
@@ -38,6 +38,8 @@ def planned_shards(dataset: Dataset, config: BuildConfig) -> Iterator[int]:
     if config.incremental_mode == "overwrite":
         dataset.describe(options={})
     remember(dataset, config)
+    if captioner is not None:
+        remember_captions(dataset, captioner)
     yield from shards
 
 

@@ -36,7 +36,7 @@ command = ConfigCommand(
     "build",
     BuildConfig,
     run,
-    text="""Pull images from a list of URLs, resize and annotate them, and store them as Parquet layers.
+    text="""Pull images from a list of URLs, resize, annotate and caption them, and store them as Parquet layers.
 
     Run the same command again after an interruption: only what is missing is done. Options are spelled with
     hyphens or underscores; option names and values of img2dataset work here. Values of a config file are overridden by

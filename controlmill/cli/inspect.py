@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from controlmill.cli.survey import LayerSurvey, Survey
 
 _MAX_HOSTS = 10
+_MAX_MESSAGES = 10
 _AGAIN = {"source": "the same build", "image": "the same build", "caption": "the same caption command"}
 
 
@@ -37,6 +38,8 @@ def print_survey(found: "Survey", console: Console) -> None:
     if found.hosts:
         console.print(_counts("failed by host", dict(found.hosts.most_common(_MAX_HOSTS))))
     for layer in found.layers:
+        if layer.messages:
+            console.print(_counts(f"{layer.name}: rows without", dict(layer.messages.most_common(_MAX_MESSAGES))))
         flags = {name: num for name, num in layer.flags.items() if num}
         if flags:
             console.print(_counts(f"{layer.name}: rows with flag", flags))
@@ -70,12 +73,17 @@ def _unit(layer: "LayerSurvey") -> str:
     return f"{layer.unit.get('name', '')} {layer.unit.get('version', '')}".strip()
 
 
+def _annotator(layer: "LayerSurvey") -> str:
+    """What is given as annotator to make a layer: its name, but for one in a file of the user's."""
+    return "FILE.py:CLASS" if "source_sha256" in layer.unit.get("config", {}) else layer.name
+
+
 def _incomplete(found: "Survey") -> list[str]:
     from controlmill.cli.survey import IMAGE, SOURCE, ranges
 
     lines = []
     for layer in found.layers:
-        again = _AGAIN.get(layer.name, f"annotate --annotators {layer.name}")
+        again = _AGAIN.get(layer.name, f"annotate --annotators {_annotator(layer)}")
         if layer.missing_shards:
             lines.append(f"{layer.name}: missing shards: {ranges(layer.missing_shards)}; run {again} again")
         if layer.stale_shards:
@@ -102,7 +110,7 @@ def _failures(found: "Survey") -> Table:
 def _counts(title: str, counts: dict[str, int]) -> Table:
     table = _table(("\nrows", True), (f"\n{title}", False))
     for name, num in sorted(counts.items(), key=lambda item: -item[1]):
-        table.add_row(f"{num:,}", name)
+        table.add_row(f"{num:,}", Text(name))
     return table
 
 
@@ -115,28 +123,42 @@ def _size(num_bytes: int) -> str:
     return f"{size:,.1f} TiB"
 
 
-def run(dataset: str, contact_sheet: Path | None, num_rows: int, *, as_json: bool) -> None:
-    """Print what is in the dataset, and draw its contact sheet where one is asked for."""
+def run(dataset: str, contact_sheet: Path | None, num_rows: int, *, as_json: bool, verify: bool = False) -> None:
+    """Print what is in the dataset, draw its contact sheet and verify its files where that is asked for.
+
+    Raises:
+        CorruptShardError: a file is not what its commit record says.
+    """
     from controlmill.cli.survey import survey
+    from controlmill.cli.verification import refuse, verify_all
     from storage.dataset import Dataset
 
     opened = Dataset.open(dataset)
     found = survey(opened)
+    num_bytes = sum(layer.num_bytes for layer in found.layers)
+    problems = verify_all(opened, num_bytes) if verify else []
     if as_json:
-        click.echo(json.dumps(found.to_json(), indent=2))
+        verified = {"problems": [str(problem) for problem in problems]} if verify else {}
+        click.echo(json.dumps({**found.to_json(), **verified}, indent=2))
     else:
         print_survey(found, Console(file=sys.stdout))
+        for problem in problems:
+            click.echo(str(problem))
+        if verify and not problems:
+            num_shards = sum(layer.num_shards for layer in found.layers)
+            click.echo(f"verified: {num_shards:,} files, {_size(num_bytes)}, are what their commit records say")
     if contact_sheet is not None:
         from tasks.contact_sheet import write_contact_sheet
 
         write_contact_sheet(opened, contact_sheet, num_rows=num_rows)
         click.echo(f"contact sheet: {contact_sheet}", err=True)
+    refuse(opened, problems)
 
 
-def _start(words: tuple[str, ...], contact_sheet: str | None, num_rows: int, *, as_json: bool) -> None:
+def _start(words: tuple[str, ...], contact_sheet: str | None, num_rows: int, *, as_json: bool, verify: bool) -> None:
     if len(words) != 1:
         raise ConfigError(f"DATASET: give one dataset, not {len(words)}")
-    run(words[0], Path(contact_sheet) if contact_sheet else None, num_rows, as_json=as_json)
+    run(words[0], Path(contact_sheet) if contact_sheet else None, num_rows, as_json=as_json, verify=verify)
 
 
 command = click.Command(
@@ -144,6 +166,9 @@ command = click.Command(
     params=[
         click.Argument(["words"], nargs=-1, metavar="DATASET"),
         click.Option(["--json", "as_json"], is_flag=True, help="Print it as JSON."),
+        click.Option(
+            ["--verify"], is_flag=True, help="Read every file and compare it with its commit record; takes long."
+        ),
         click.Option(["--contact-sheet"], metavar="FILE.png", help="Draw images beside their maps into this file."),
         click.Option(
             ["--num-rows"], type=click.IntRange(1, 1000), default=8, help="Rows on the contact sheet.  [default: 8]"

@@ -23,8 +23,9 @@ COMMANDS = {
     "convergence": "Say when a ControlNet suddenly began to follow its condition, from the log of its probe.",
     "sample": "Generate images with a ControlNet.",
     "export-model": "Write a trained ControlNet for other programs.",
-    "weights": "List, fetch and verify the weights of annotators.",
+    "weights": "List, fetch and verify weights of annotators and captioners.",
     "env": "Make and check isolated Python environments: for --captioner lavis.",
+    "doctor": "Check this machine: versions, GPU, Ray, Prefect, storage, weights.",
 }
 
 

@@ -21,7 +21,7 @@ command = ConfigCommand(
     dataset=True,
     text="""Pull rows again that failed for one of the given reasons; what comes in becomes new shards.
 
-    The image options and annotators are those that the dataset was built with.
+    Image options, annotators and captioner are those of the dataset.
 
     \b
     controlmill retry DATASET --reason timeout --reason dns

@@ -6,6 +6,7 @@ from typing import Any, Generic, TypeVar
 
 import click
 
+from controlmill.cli.annotator_files import anchored
 from controlmill.cli.img2dataset import PEER as IMG2DATASET
 from controlmill.cli.options import CONTEXT_SETTINGS, OptionsCommand, field_options, missing_options, unknown_positional
 from controlmill.cli.peer import Peer
@@ -121,7 +122,7 @@ def assemble(
     values = merge(values, options)
     if positional is not None and positional not in values:
         raise ConfigError("DATASET: give the folder of the dataset")
-    return validate(model, values)
+    return validate(model, anchored(values))
 
 
 def _joined(given: Mapping[str, object]) -> dict[str, Any]:

@@ -33,6 +33,8 @@ class LayerSurvey:
     """Layers that it was made from."""
     reasons: Counter[str] = field(default_factory=Counter)
     """Failed rows by reason."""
+    messages: Counter[str] = field(default_factory=Counter)
+    """Failed rows by what was said of them, of a layer made from images; the most frequent messages of each shard."""
     flags: Counter[str] = field(default_factory=Counter)
     """Rows by flag column that is true."""
     num_retry_rows: int = 0
@@ -48,6 +50,8 @@ class LayerSurvey:
         self.inputs = sorted(record.inputs)
         self.reasons.update(record.reasons)
         self.flags.update(record.flags)
+        if record.layer != IMAGE:
+            self.messages.update({text: num for text, num in record.status_dict.items() if text != "success"})
         if record.unit.name == RETRY:
             self.num_retry_rows += record.rows
 

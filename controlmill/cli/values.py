@@ -40,7 +40,8 @@ def shape_of(annotation: Any) -> Shape:
     if annotation is bool:
         return Shape("flag", optional, "")
     if origin is dict:
-        return Shape("mapping", optional, "NAME.OPTION=VALUE")
+        nested = (get_origin(_bare(get_args(annotation)[1])) or get_args(annotation)[1]) is dict
+        return Shape("mapping", optional, "NAME.OPTION=VALUE" if nested else "OPTION=VALUE")
     if origin is tuple:
         parts = [_bare(part) for part in get_args(annotation)]
         metavar = ",".join("..." if part is Ellipsis else _metavar(part) for part in parts)

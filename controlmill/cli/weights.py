@@ -9,13 +9,15 @@ from controlmill.cli.options import CONTEXT_SETTINGS
 from controlmill.errors import ConfigError, WeightsUnusableError
 
 if TYPE_CHECKING:
-    from storage.weights.reference import WeightsFile
+    from storage.weights.reference import FoundWeights, WeightsFile
 
 _TEXT = """Weights of networks: where they are, and whether they are the published ones.
 
 A file is looked for in the folders of $CONTROLMILL_WEIGHTS (as owner/name/file, name/file or file), then in the cache
-of Hugging Face, then on its hub, unless HF_HUB_OFFLINE is set. NAME is an annotator; by default all of them.
+of Hugging Face, then on its hub, unless HF_HUB_OFFLINE is set. NAME is an annotator, by default all of them; or a
+captioner's model on the hub, as owner/name or owner/name@revision.
 """
+_CAPTIONERS = ("blip", "lavis")
 _VERDICTS = {
     "published": "as published",
     "another": "not the published file",
@@ -25,16 +27,16 @@ _VERDICTS = {
 
 
 def files_of(names: Sequence[str]) -> dict["WeightsFile", list[str]]:
-    """The files that annotators may need, each with the annotators that need it.
+    """The files that annotators and captioners' models may need, each with those that need it.
 
     Raises:
-        ConfigError: there is no such annotator, or it has no weights.
+        ConfigError: there is no such annotator, it has no weights, or a model is not written as one.
     """
     from tasks.annotators import registry
 
     files: dict[WeightsFile, list[str]] = {}
     for name in names or [name for name in registry.names() if name not in registry.PRESETS]:
-        weights = registry.find(name).weights
+        weights = _files_of_model(name) or registry.find(name).weights
         if names and not weights:
             raise ConfigError(f"{name}: this annotator needs no weights")
         for file in weights:
@@ -42,14 +44,27 @@ def files_of(names: Sequence[str]) -> dict["WeightsFile", list[str]]:
     return files
 
 
+def _files_of_model(name: str) -> tuple["WeightsFile", ...]:
+    """The files of a captioner's model; none where the name is not that of one."""
+    if name in _CAPTIONERS:
+        raise ConfigError(f"{name}: a captioner has the weights that its option model names; give that, as owner/name")
+    if "/" not in name or ".py:" in name:
+        return ()
+    from tasks.captioners.model import model_files
+
+    return model_files(name)
+
+
 def run_list(names: Sequence[str]) -> None:
     """Print where each file is."""
     from storage.weights.survey import find
 
     files = files_of(names)
-    rows = [(file.filename, file.repository, ", ".join(files[file]), found) for file, found in find(list(files))]
-    header = ("file", "of", "for", "on this machine")
-    _print([header, *((*texts, str(found.path) if found else "-") for *texts, found in rows)])
+    rows = [
+        (_name(file, found), file.repository, ", ".join(files[file]), _place(file, found))
+        for file, found in find(list(files))
+    ]
+    _print([("file", "of", "for", "on this machine"), *rows])
 
 
 def run_fetch(names: Sequence[str]) -> None:
@@ -65,11 +80,22 @@ def run_verify(names: Sequence[str]) -> None:
     from storage.weights.survey import verify
 
     verified = [verify(file) for file in files_of(names)]
-    rows = [(one.file.filename, _VERDICTS[one.verdict], str(one.found.path) if one.found else "-") for one in verified]
+    rows = [(_name(one.file, one.found), _VERDICTS[one.verdict], _place(one.file, one.found)) for one in verified]
     _print([("file", "", "on this machine"), *rows])
     others = [str(one.found.path) for one in verified if one.found and one.verdict == "another"]
     if others:
         raise WeightsUnusableError(f"weights: not the published files: {', '.join(others)}")
+
+
+def _name(file: "WeightsFile", found: "FoundWeights | None") -> str:
+    """What the file is called: another name where one is there that serves as well."""
+    return found.file.filename if found else file.filename
+
+
+def _place(file: "WeightsFile", found: "FoundWeights | None") -> str:
+    if found:
+        return str(found.path)
+    return "- (not every model has it)" if file.optional else "-"
 
 
 def _print(rows: list[tuple[str, ...]]) -> None:

@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from controlmill.config.base import Options
-from controlmill.config.caption import CaptionOptions
+from controlmill.config.caption import CaptionerOptions, CaptionOptions
 from controlmill.config.engine import EngineOptions
 from controlmill.config.image import ImageOptions
 from controlmill.config.layers import LayerOptions
@@ -23,7 +23,7 @@ class ShardOptions(PullOptions, ImageOptions, LayerOptions):
     """Everything that making one planned shard takes."""
 
 
-class BuildConfig(DatasetOptions, SourceOptions, ShardOptions, EngineOptions):
+class BuildConfig(DatasetOptions, SourceOptions, ShardOptions, CaptionerOptions, EngineOptions):
     """Everything that `controlmill build` and the flow `build_dataset` take."""
 
 
@@ -36,7 +36,7 @@ class CaptionConfig(DatasetOptions, CaptionOptions, EngineOptions):
 
 
 class RetryConfig(DatasetOptions, PullOptions, EngineOptions):
-    """Everything that `controlmill retry` takes; images and annotators are made as the dataset was built."""
+    """Everything that `controlmill retry` takes; layers are made as the dataset's were."""
 
     reason: tuple[Reason, ...] = Field(min_length=1)
     """Reasons whose rows are pulled again, into new shards."""

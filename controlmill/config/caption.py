@@ -1,10 +1,11 @@
 """How the images of a dataset are described in words."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from controlmill.config.base import Options
+from controlmill.config.base import Options, validate
+from controlmill.errors import ConfigError
 
 
 class CaptionOptions(Options):
@@ -32,12 +33,6 @@ class CaptionOptions(Options):
     """Probabilities of drawn words are flattened above 1 and sharpened below."""
     seed: int = 0
     """Seed of the words that are drawn, together with each row's key."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the network runs; auto takes a GPU where the Ray cluster has one."""
-    num_gpus: PositiveFloat = 1.0
-    """GPUs of each actor, where it runs on them; 0.5 puts two actors on one GPU."""
-    num_actors: PositiveInt | None = None
-    """Copies of the network at work; by default as many as the GPUs, or the CPUs by fours, of the Ray cluster allow."""
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -46,3 +41,30 @@ class CaptionOptions(Options):
         if self.captioner == "lavis" and self.do_sample and self.temperature != 1:
             raise ValueError(f"temperature: LAVIS draws at 1 only, not {self.temperature:g}; use captioner blip")
         return self
+
+
+class CaptionerOptions(Options):
+    """Whether a build describes its images in words, too."""
+
+    captioner: Literal["blip", "lavis"] | None = None
+    """Also make the layer `caption`, with blip or lavis; none by default."""
+    captioner_options: dict[str, Any] = Field(default_factory=dict)
+    """Options of the captioner, as `controlmill caption` has them: {"model": "FOLDER", "num_beams": 5}."""
+
+    @model_validator(mode="after")
+    def _valid(self) -> Self:
+        self.caption_options()
+        return self
+
+    def caption_options(self, seed: int = 0) -> CaptionOptions | None:
+        """The captioner's options, None where there is none; `seed` is used where they have none of their own.
+
+        Raises:
+            ConfigError: one of them is wrong, or there are options and no captioner.
+        """
+        if self.captioner is None:
+            if self.captioner_options:
+                raise ConfigError("captioner_options: there are options, but captioner names none")
+            return None
+        values = {"seed": seed, **self.captioner_options, "captioner": self.captioner}
+        return validate(CaptionOptions, values, prefix="captioner_options.")

@@ -1,6 +1,8 @@
 """Where the work runs."""
 
-from pydantic import NonNegativeInt, PositiveInt
+from typing import Literal
+
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
 from controlmill.config.base import Options
 
@@ -14,3 +16,16 @@ class EngineOptions(Options):
     """Ray cluster to run on: host:port, ray://host:port or auto; by default a Ray of this run's own, ended with it."""
     max_shard_retry: NonNegativeInt = 1
     """How often a shard is started again after its worker died."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where networks run; auto takes GPUs where the Ray cluster has some."""
+    num_gpus: PositiveFloat | None = None
+    """GPUs of each copy of a network; 0.5 puts two copies on one GPU. By default what the network says, or less."""
+    num_actors: PositiveInt | None = None
+    """Copies of each network at work, each in a process of its own; by default as many as GPUs or CPUs allow."""
+
+    @field_validator("num_gpus")
+    @classmethod
+    def _whole_above_one(cls, value: float | None) -> float | None:
+        if value is not None and value > 1 and value % 1:
+            raise ValueError("above 1 it must be a whole number")
+        return value

@@ -102,10 +102,6 @@ class EncodeOptions(GeometryOptions, PromptOptions):
     """Kind of the files of weights, for example fp16."""
     batch_size: PositiveInt = 8
     """Images, and prompts, that are encoded at once."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the networks run; auto takes a GPU where the Ray cluster has one."""
-    num_gpus: PositiveFloat = 1.0
-    """GPUs of each shard that is encoded, where the networks run on them; 0.5 puts two shards on one GPU."""
 
 
 class EncodeConfig(DatasetOptions, EncodeOptions, EngineOptions):

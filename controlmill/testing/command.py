@@ -77,10 +77,13 @@ class Command:
         return False
 
     def kill(self, victim: str, rng: random.Random) -> list[psutil.Process]:
-        """SIGKILL a busy Ray "worker", the "flow" process or the whole "tree"; returns what must be gone then."""
+        """SIGKILL a busy Ray "worker", an "actor" at a batch, the "flow" process or the whole "tree".
+
+        Returns what must be gone then. A busy actor is a busy worker, too.
+        """
         family = self.family()
-        if victim == "worker":
-            busy = [process for process in family if _is_busy_worker(process)]
+        if victim in ("worker", "actor"):
+            busy = [process for process in family if is_busy(process, "Actor." if victim == "actor" else "")]
             victims = [rng.choice(busy)] if busy else []
             doomed = victims
         else:
@@ -117,12 +120,14 @@ def parquet_hashes(dataset: Path) -> dict[str, str]:
     }
 
 
-def _is_busy_worker(process: psutil.Process) -> bool:
+def is_busy(process: psutil.Process, title: str = "") -> bool:
+    """Whether it is a worker of Ray at its work, with `title` in its name: "Actor." for an actor at a batch."""
     try:
         name = " ".join(process.cmdline())
     except psutil.Error:
         return False
-    return name.startswith("ray::") and not any(word in name for word in ("IDLE", "Board", "Agent"))
+    idle = ("IDLE", "Board", "Agent", "__init__")
+    return name.startswith("ray::") and title in name and not any(word in name for word in idle)
 
 
 def _is_agent(process: psutil.Process) -> bool:

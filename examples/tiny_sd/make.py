@@ -152,7 +152,10 @@ class Prompts:
 
 
 def train_denoiser(
-    unet: UNet2DConditionModel, text: CLIPTextModel, data: tuple[torch.Tensor, torch.Tensor], tokens_BL: torch.Tensor,
+    unet: UNet2DConditionModel,
+    text: CLIPTextModel,
+    data: tuple[torch.Tensor, torch.Tensor],
+    tokens_BL: torch.Tensor,
     num_updates: int,
 ) -> None:
     """UNet and text encoder together on noise prediction, weighted min(SNR, 1) / SNR; both end as their averages.

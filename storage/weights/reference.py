@@ -41,4 +41,4 @@ class FoundWeights:
     """Of the bytes that are there, hex."""
     origin: Origin
     commit: str | None = None
-    """Commit of the repository, where the file comes from the cache or the hub."""
+    """Commit of the repository that it is of: where it comes from the cache or the hub, or is the published file."""

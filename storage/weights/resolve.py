@@ -6,6 +6,7 @@ that need one and a mirror of the hub are set by the environment variables of `h
 """
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from storage.weights.digest import sha256_of
 from storage.weights.reference import FoundWeights, Origin, WeightsFile
 
 FOLDER_VARIABLE = "CONTROLMILL_WEIGHTS"
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def resolve(files: Sequence[WeightsFile], given: str | None = None, *, download: bool = True) -> list[FoundWeights]:
@@ -184,4 +186,7 @@ def _found(file: WeightsFile, path: Path, origin: Origin) -> FoundWeights:
     # .../snapshots/<commit>/<file>, whose file is a link into .../blobs
     parts = path.parts
     commit = parts[parts.index("snapshots") + 1] if origin in ("cache", "hub") and "snapshots" in parts else None
+    if commit is None and sha256 == file.sha256 and _COMMIT.fullmatch(file.revision):
+        # wherever it came from: its bytes are those of that commit
+        commit = file.revision
     return FoundWeights(file, path, sha256, origin, commit)

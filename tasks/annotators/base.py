@@ -5,6 +5,7 @@ where weights are and the checks of what comes out are done here. CONTRIBUTING.m
 network derives from `tasks.annotators.network.NetworkAnnotator`.
 """
 
+import importlib.metadata
 import json
 import re
 import sys
@@ -13,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Final, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -24,11 +25,13 @@ from controlmill.errors import WeightsUnusableError
 from controlmill.reasons import Reason, RowFailure
 from storage.weights.reference import FoundWeights, WeightsFile
 from storage.weights.resolve import resolve
+from tasks.annotators.batches import same_size
 from tasks.images.types import Pixels
 
 Polarity = Literal["white_on_black", "black_on_white", "none"]
 
-_NAME = re.compile(r"[a-z][a-z0-9_]*")
+NAME: Final = re.compile(r"[a-z][a-z0-9_]*")
+"""What an annotator may be called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,10 @@ class Annotator(ABC):
     """Options that do not change a map."""
     content: ClassVar[str] = "map"
     """What the values of a map are, where they are not what the polarity says: "class_ids"."""
+    source_sha256: ClassVar[str | None] = None
+    """Hash of the user's file that it is in; set where it is loaded."""
+    libraries: ClassVar[tuple[str, ...]] = ()
+    """Distributions that decide about its maps beside controlmill's own; their versions go into the commit record."""
 
     def __init__(self, options: Options, seed: int = 0) -> None:
         self.options = options
@@ -87,12 +94,14 @@ class Annotator(ABC):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         name = getattr(cls, "name", "")
-        if name and not _NAME.fullmatch(name):
+        if name and not NAME.fullmatch(name):
             raise TypeError(f"{cls.__name__}.name: {name!r} is not lower-case letters, digits and underscores")
 
     @abstractmethod
     def annotate(self, images: Sequence[Pixels], keys: Sequence[str]) -> Sequence[Annotation]:
         """Make one annotation per image; all images of a call have the same size. May raise anything.
+
+        Other annotators work on the same pixels: they must not be written to, and with a network they cannot be.
 
         `keys` are the rows' keys, for what is drawn per row: from (seed, key), never from global state.
         """
@@ -105,6 +114,10 @@ class Annotator(ABC):
     def needed_weights(self) -> tuple[WeightsFile, ...]:
         """The files of weights that it needs with these options."""
         return self.weights
+
+    def versions(self) -> dict[str, str]:
+        """Versions of `libraries`."""
+        return {name: importlib.metadata.version(name) for name in self.libraries}
 
     def find_weights(self) -> list[FoundWeights]:
         """Where its weights are on this machine, downloaded if need be; looked up once.
@@ -157,7 +170,8 @@ class Annotator(ABC):
         """
         options: dict[str, Any] = json.loads(self.options.model_dump_json(exclude=set(self.not_in_recipe)))
         weights = {str(found.file): found.sha256 for found in self.find_weights()}
-        return {**options, "seed": self.seed, **({"weights": weights} if weights else {})}
+        source = {"source_sha256": self.source_sha256} if self.source_sha256 else {}
+        return {**options, "seed": self.seed, **({"weights": weights} if weights else {}), **source}
 
     def take_busy_s(self) -> float:
         """Seconds spent in `annotate`, over all threads, since the last time this was asked."""
@@ -192,13 +206,8 @@ class Annotator(ABC):
 
     def _batches(self, images: Sequence[Pixels], refused: Collection[int]) -> list[list[int]]:
         """Indices of images of equal size, in batches."""
-        by_size: dict[tuple[int, ...], list[int]] = {}
-        for index, image in enumerate(images):
-            if index in refused:
-                continue
-            by_size.setdefault(image.shape, []).append(index)
-        step = min(self.batch_size, self._fitting)
-        return [same[start : start + step] for same in by_size.values() for start in range(0, len(same), step)]
+        sizes = {index: image.shape for index, image in enumerate(images) if index not in refused}
+        return same_size(sizes, min(self.batch_size, self._fitting))
 
     def _annotate_batch(
         self, images: Sequence[Pixels], keys: Sequence[str], batch: list[int]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from controlmill.logs import log
 from controlmill.reasons import RowFailure
 from tasks.annotators.base import Annotator
 from tasks.images.encode import encode_map
@@ -15,8 +16,12 @@ def make_map(annotator: Annotator, pixels: Pixels, key: str) -> Map:
 
 
 def make_maps(annotator: Annotator, images: Sequence[Pixels], keys: Sequence[str]) -> list[Map]:
-    """The encoded map of each image, made in batches."""
-    return [
-        Map(None, {}, made.reason) if isinstance(made, RowFailure) else Map(encode_map(made.map), made.columns)
-        for made in annotator(images, keys)
-    ]
+    """The encoded map of each image, made in batches; a failure is logged with the key of its row."""
+    maps = []
+    for made, key in zip(annotator(images, keys), keys, strict=True):
+        if isinstance(made, RowFailure):
+            log("annotation_failed", layer=annotator.name, key=key, reason=made.reason, message=made.message)
+            maps.append(Map(None, {}, made.reason, made.message))
+        else:
+            maps.append(Map(encode_map(made.map), made.columns))
+    return maps

@@ -19,7 +19,7 @@ from pydantic import Field
 from controlmill.config.base import Options
 from storage.weights.reference import FoundWeights, WeightsFile
 from tasks.annotators.base import Annotation, Resources
-from tasks.annotators.network import NetworkOptions, PaddedNetworkAnnotator, annotators_file, loaded, to_pixels
+from tasks.annotators.network import NetworkOptions, PaddedNetworkAnnotator, annotators_file, finite, loaded, to_pixels
 from tasks.images.types import Pixels, as_pixels
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ class _Dpt(PaddedNetworkAnnotator):
     resources: ClassVar[Resources] = Resources(num_cpus=1.0, num_gpus=0.25, memory_bytes=4 * 1024**3)
     flags: ClassVar[tuple[str, ...]] = ("flat",)
     weights: ClassVar[tuple[WeightsFile, ...]] = (MIDAS_WEIGHTS,)
+    libraries: ClassVar[tuple[str, ...]] = ("torch", "controlnet_aux", "timm")
     # tokens of 16 pixels, whose grid is halved once
     multiple: ClassVar[int] = 32
 
@@ -80,9 +81,7 @@ class _Dpt(PaddedNetworkAnnotator):
         """Depth of a batch, cut back to its images."""
         with _ONE_AT_A_TIME:
             depth_BPQ = self.network(padded_BCPQ / 127.5 - 1.0)
-        depth_BHW = depth_BPQ[:, :height, :width]
-        if not depth_BHW.isfinite().all():
-            raise ArithmeticError("the network's depth is not finite")
+        depth_BHW = finite(depth_BPQ[:, :height, :width])
         far_B, near_B = depth_BHW.amin(dim=(1, 2)), depth_BHW.amax(dim=(1, 2))
         share_BHW = depth_BHW - far_B[:, None, None]
         # the same two steps as controlnet_aux, whose division of zero by zero becomes zero here

@@ -16,7 +16,7 @@ from pydantic import Field
 from controlmill.config.base import Options
 from storage.weights.reference import FoundWeights, WeightsFile
 from tasks.annotators.base import Annotation, Polarity
-from tasks.annotators.network import NetworkOptions, PaddedNetworkAnnotator, annotators_file, loaded
+from tasks.annotators.network import NetworkOptions, PaddedNetworkAnnotator, annotators_file, finite, loaded
 from tasks.images.types import as_pixels
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Mlsd(PaddedNetworkAnnotator):
 
         # a fourth channel of ones, scaled like a colour
         four = torch.cat([padded_BCPQ, torch.ones_like(padded_BCPQ[:, :1])], dim=1)
-        maps_BChw = self.network(four / 127.5 - 1.0)
+        maps_BChw = finite(self.network(four / 127.5 - 1.0))
         return [self._draw(lines, height, width) for lines in self._lines(maps_BChw, height, width)]
 
     def _lines(self, maps_BChw: "Tensor", height: int, width: int) -> list[NDArray[Any]]:

@@ -48,6 +48,7 @@ class NetworkAnnotator(Annotator):
 
     resources: ClassVar[Resources] = Resources(num_cpus=1.0, num_gpus=0.25, memory_bytes=3 * 1024**3)
     batch_size: ClassVar[int] = 8
+    libraries: ClassVar[tuple[str, ...]] = ("torch", "controlnet_aux")
     not_in_recipe: ClassVar[frozenset[str]] = frozenset({"weights", "batch_size"})
     options: NetworkOptions
     network: Any
@@ -126,11 +127,26 @@ def pad(batch_BCHW: "Tensor", multiple: int) -> "Tensor":
     return functional.pad(batch_BCHW, (0, right, 0, below), mode="replicate")
 
 
+def finite(values: "Tensor") -> "Tensor":
+    """What a network gave, if all of it is numbers: what is none would become a blank map.
+
+    Raises:
+        ArithmeticError: some of it is infinite or not a number.
+    """
+    if not values.isfinite().all():
+        raise ArithmeticError("the network's output is not finite")
+    return values
+
+
 def to_pixels(values: "Tensor") -> Pixels:
-    """Values of 0 to 1 as 0 to 255, cut off as the annotators of ControlNet cut them off; on the CPU."""
+    """Values of 0 to 1 as 0 to 255, cut off as the annotators of ControlNet cut them off; on the CPU.
+
+    Raises:
+        ArithmeticError: some of them are not numbers.
+    """
     import torch
 
-    return np.asarray((values * 255.0).clamp(0, 255).to(torch.uint8).cpu().numpy(), dtype=np.uint8)
+    return np.asarray((finite(values) * 255.0).clamp(0, 255).to(torch.uint8).cpu().numpy(), dtype=np.uint8)
 
 
 def loaded(network: "nn.Module", found: FoundWeights) -> "nn.Module":

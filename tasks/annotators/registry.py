@@ -3,21 +3,17 @@
 The layer has the name that was asked for. Names of controlnet_aux's `Processor` are presets: `scribble_hed` is `hed`
 with `scribble=true`, in a layer called `scribble_hed`, so that several variants fit into one dataset.
 
-A package registers a class under the entry point group `controlmill.annotators`; a file is named `./file.py:Class`.
+A package registers a class under the entry point group `controlmill.annotators`; a file is named `./file.py:Class`,
+and its layer as the class says.
 """
 
-import importlib
-import importlib.util
-import sys
-from hashlib import blake2b
 from importlib.metadata import EntryPoint, entry_points
-from pathlib import Path
-from types import ModuleType
 from typing import Any, Final
 
 from controlmill.config.base import validate
 from controlmill.errors import ConfigError
-from tasks.annotators.base import Annotator
+from tasks.annotators import user_file
+from tasks.annotators.base import NAME, Annotator
 
 GROUP: Final = "controlmill.annotators"
 _BUILT_IN: Final = {
@@ -63,8 +59,9 @@ def create(name: str, options: dict[str, Any], seed: int = 0) -> Annotator:
     """
     found = find(name)
     _, preset = PRESETS.get(name, (name, {}))
-    made = found(validate(found.options_model, {**preset, **options}, prefix=f"annotator_options.{name}."), seed)
-    if name in PRESETS:
+    prefix = f"annotator_options.{name.rpartition(':')[2]}."
+    made = found(validate(found.options_model, {**preset, **options}, prefix=prefix), seed)
+    if not user_file.is_in_file(name):
         made.name = name
     return made
 
@@ -75,9 +72,11 @@ def find(name: str) -> type[Annotator]:
     Raises:
         ConfigError: there is no such annotator, or it cannot be imported.
     """
-    if ".py:" in name:
-        path, _, attribute = name.rpartition(":")
-        return _checked(name, getattr(_load_file(name, Path(path)), attribute, None))
+    if user_file.is_in_file(name):
+        found = _checked(name, user_file.load(name))
+        if found.name in names():
+            raise ConfigError(f"annotators: {name!r} calls its layer {found.name!r}, as another annotator is called")
+        return found
     points = [point for point in entry_points(group=GROUP) if point.name == name]
     if name in _BUILT_IN or name in PRESETS:
         if points:
@@ -85,36 +84,21 @@ def find(name: str) -> type[Annotator]:
         points = [EntryPoint(name, _BUILT_IN[PRESETS[name][0] if name in PRESETS else name], GROUP)]
     if not points:
         raise ConfigError(f"annotators: there is no annotator {name!r}; there are {', '.join(names())}")
+    if not NAME.fullmatch(name) or name in _RESERVED:
+        raise ConfigError(f"annotators: {_package(points[0])} registers {name!r}, which cannot be the name of a layer")
     if len({point.value for point in points}) > 1:
         raise ConfigError(f"annotators: {' and '.join(map(_package, points))} both register {name!r}; uninstall one")
     try:
-        return _checked(name, points[0].load())
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"annotators: {name!r} of {_package(points[0])} cannot be imported: {error}") from error
+        loaded = points[0].load()
+    except Exception as error:
+        # importing somebody's package may raise anything, and it is no reason for a traceback of ours
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(f"annotators: {name!r} of {_package(points[0])} cannot be imported: {text}") from error
+    return _checked(name, loaded)
 
 
 def _package(point: EntryPoint) -> str:
     return point.dist.name if point.dist else point.value
-
-
-def _load_file(name: str, path: Path) -> ModuleType:
-    if not path.is_file():
-        raise ConfigError(f"annotators: {name!r}: there is no file {path}")
-    # the path is part of the module's name: two files may both be called annotator.py
-    module_name = f"controlmill_annotator_{blake2b(str(path.resolve()).encode(), digest_size=8).hexdigest()}"
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"annotators: {name!r}: {path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    # dataclasses and pickle look their module up by name
-    sys.modules[module_name] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        # running a user's file may raise anything, and it is the user's to mend
-        del sys.modules[module_name]
-        raise ConfigError(f"annotators: {name!r}: {path} fails: {type(error).__name__}: {error}") from error
-    return module
 
 
 def _checked(name: str, found: object) -> type[Annotator]:

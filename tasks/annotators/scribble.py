@@ -55,6 +55,10 @@ class Scribble(PaddedNetworkAnnotator):
         """HED's, or none."""
         return (HED_WEIGHTS,) if self.options.source == "hed" else ()
 
+    def versions(self) -> dict[str, str]:
+        """Those of HED, or none."""
+        return super().versions() if self.options.source == "hed" else {}
+
     def setup(self, device: str = "cpu") -> None:
         """Load HED onto the device, or nothing."""
         if self.options.source == "hed":

@@ -1,13 +1,14 @@
 """What a captioner is: RGB images in, one caption or one failure per image out.
 
 A captioner of this process is called with pixels. One that lives in an interpreter of its own only says here what it
-is; `flows.captioning` starts it there and hands it encoded images.
+is; `flows.captioning` has it started there and hands it encoded images.
 """
 
 import importlib.metadata
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -46,12 +47,20 @@ class Captioner(ABC):
     """Raised when the same image, weights and options give another caption; the layer is then made again."""
     num_cpus: ClassVar[float] = 4.0
     """CPUs of one actor where there is no GPU, at most: more of them are more actors."""
+    num_gpus: ClassVar[float] = 1.0
+    """GPUs of one actor where there are some; less where other networks need them at the same time."""
     libraries: ClassVar[tuple[str, ...]] = ()
     """Distributions whose versions belong into the commit record."""
 
     def __init__(self, options: CaptionOptions, model: CaptionModel) -> None:
         self.options = options
         self.model = model
+
+    def remembered_options(self) -> dict[str, Any]:
+        """The options as plain JSON values, from which the same captioner can be made again on this machine."""
+        is_folder = Path(self.options.model).expanduser().is_dir()
+        model = self.model.path if is_folder else self.options.model
+        return {**self.options.model_dump(mode="json", include=set(CaptionOptions.model_fields)), "model": model}
 
     def recipe(self) -> dict[str, Any]:
         """What a caption depends on besides image, name and version, as plain JSON values.

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from controlmill.errors import WeightsMissingError, WeightsUnusableError
+from controlmill.errors import ConfigError, WeightsMissingError, WeightsUnusableError
 from storage.fingerprint import fingerprint
 from storage.weights.digest import sha256_of
 from storage.weights.reference import WeightsFile
@@ -33,11 +33,10 @@ def find_model(reference: str) -> CaptionModel:
         WeightsUnusableError: there is something else in it than a BLIP captioner.
     """
     folder = Path(reference).expanduser()
-    repository = _REPOSITORY.fullmatch(reference)
     if folder.is_dir():
         name = folder.resolve().name
-    elif repository:
-        name, folder = reference, _from_hub(repository[1], repository[2] or "main")
+    elif _REPOSITORY.fullmatch(reference):
+        name, folder = reference, _from_hub(reference)
     else:
         raise WeightsMissingError(f"model: there is no folder {reference}")
     used = [weights_file(folder), *(folder / one for one in _BESIDE if (folder / one).is_file())]
@@ -83,19 +82,34 @@ def _check(folder: Path) -> None:
         raise WeightsUnusableError(f"model: {folder} holds a model of type {kind!r}, not blip")
 
 
-def _from_hub(repository: str, revision: str) -> Path:
-    def one(name: str, *, optional: bool = False) -> WeightsFile:
-        return WeightsFile(repository, name, revision, unique_name=False, optional=optional)
+def model_files(reference: str) -> tuple[WeightsFile, ...]:
+    """The files of a BLIP captioner on the hub.
 
-    found = resolve([one("config.json"), *(one(name, optional=True) for name in _BESIDE[1:])])
-    try:
-        found += resolve([one(_WEIGHTS[0])])
-    except WeightsMissingError:
-        found += resolve([one(_WEIGHTS[1])])
+    Args:
+        reference: `owner/name` or `owner/name@revision`.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    repository = _REPOSITORY.fullmatch(reference)
+    if repository is None:
+        raise ConfigError(f"{reference!r}: a captioner's model on the hub is owner/name or owner/name@revision")
+
+    def one(name: str, *, optional: bool = False, or_else: str | None = None) -> WeightsFile:
+        revision = repository[2] or "main"
+        return WeightsFile(repository[1], name, revision, unique_name=False, optional=optional, or_else=or_else)
+
+    weights, pickled = _WEIGHTS
+    config, *beside = _BESIDE
+    return (one(config), *(one(name, optional=True) for name in beside), one(weights, or_else=pickled))
+
+
+def _from_hub(reference: str) -> Path:
+    found = resolve(model_files(reference))
     folders = {file.path.parent for file in found}
     if len(folders) > 1:
         places = ", ".join(sorted(map(str, folders)))
         raise WeightsUnusableError(
-            f"model: the files of {repository} are in different folders ({places}); put them in one"
+            f"model: the files of {reference} are in different folders ({places}); put them in one"
         )
     return folders.pop()

@@ -111,7 +111,7 @@ class Guard:
         except ValueError:
             return Failure(Reason.INVALID_URL, "not a URL")
         if url.scheme and url.scheme not in ("http", "https"):
-            return Failure(Reason.FORBIDDEN_ADDRESS, f"only http and https are pulled, this is {url.scheme[:20]}:")
+            return Failure(Reason.INVALID_URL, f"only http and https are pulled, this is {url.scheme[:20]}:")
         if not url.scheme or not host or not port or not _HOST.fullmatch(host):
             return Failure(Reason.INVALID_URL, "not a URL with http:// or https:// and a host")
         return self._checkliteral_address(host) or url

@@ -20,7 +20,7 @@ Keys = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
 def plan_retry(dataset: Dataset, reasons: Iterable[Reason]) -> list[int]:
-    """Write source shards of the rows that failed for one of `reasons`; return all retry shards without images.
+    """Write source shards of the rows that failed for one of `reasons`; return all retry shards, complete or not.
 
     Rows come in the order of their keys, a row that was retried already is not taken again (its retry may be, if that
     failed too). A call that was killed and is made again ends with the same shards. Memory: 8 bytes for each row that
@@ -47,8 +47,7 @@ def plan_retry(dataset: Dataset, reasons: Iterable[Reason]) -> list[int]:
         shards.write(next_shard, rows)
         retries.append(next_shard)
         next_shard += 1
-    done = dataset.layer(_IMAGE).committed()
-    return [shard for shard in retries if shard not in done]
+    return retries
 
 
 def _retried(dataset: Dataset, shards: list[int]) -> Keys:

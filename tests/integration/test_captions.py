@@ -6,6 +6,8 @@ import random
 import shutil
 import signal
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -17,9 +19,10 @@ from controlmill.errors import EngineStartError, WorkerLostError
 from controlmill.testing.captioned import encoded_disc, rows_of, write_discs
 from controlmill.testing.command import Command, parquet_hashes, wait_gone
 from controlmill.testing.small_blip import write_small_blip
-from flows.captioning import CaptionPool, caption_pool
+from flows.actor_pool import Actors
+from flows.crews import CAPTION, crews
 from flows.engines import ray_cluster
-from tasks.captioners.base import CaptionModel, LocalCaptioner
+from tasks.captioners.base import Captioner, CaptionModel, LocalCaptioner
 from tasks.captioners.registry import create
 from tasks.images.types import Pixels
 
@@ -139,6 +142,12 @@ def config(model: str, **options: object) -> CaptionConfig:
     return CaptionConfig.model_validate(values)
 
 
+@contextmanager
+def actors_of(captioner: Captioner, options: CaptionConfig) -> Iterator[Actors]:
+    with crews([], captioner, options)[CAPTION] as crew:
+        yield crew.ready(timeout_s=120)
+
+
 @pytest.mark.usefixtures("ray_of_this_process")
 def test_two_actors_share_the_batches_and_keep_their_order(weights: Path) -> None:
     options = config(str(weights), num_actors=2)
@@ -151,22 +160,22 @@ def test_two_actors_share_the_batches_and_keep_their_order(weights: Path) -> Non
             taken += 1
             yield [encoded_disc(number)], [f"{number:04d}"]
 
-    with caption_pool(create(options), options) as pool:
-        assert len(pool.actors) == 2
+    with actors_of(create(options), options) as pool:
+        assert len(pool.handles) == 2
         captions = []
-        for number, batch in enumerate(pool.caption_all(batches())):
+        for number, batch in enumerate(pool.map(batches())):
             ahead.append(taken - number)
             captions += batch
-        alone = CaptionPool(pool.actors[:1], pool.versions)
-        assert list(alone.caption_all(batches())) == [[one] for one in captions]
+        alone = replace(pool, handles=pool.handles[:1])
+        assert list(alone.map(batches())) == [[one] for one in captions]
     assert max(ahead) < 40, "all batches were taken before the first caption was"
 
 
 @pytest.mark.usefixtures("ray_of_this_process")
 def test_a_picture_that_cannot_be_decoded_is_one_failure(weights: Path) -> None:
     options = config(str(weights))
-    with caption_pool(create(options), options) as pool:
-        ((bad, good),) = pool.caption_all([([b"not a picture", encoded_disc(1)], ["a", "b"])])
+    with actors_of(create(options), options) as pool:
+        ((bad, good),) = pool.map([([b"not a picture", encoded_disc(1)], ["a", "b"])])
     assert bad[0] is None
     assert "not a stored image" in str(bad[1])
     assert good[0]
@@ -176,7 +185,7 @@ def test_a_picture_that_cannot_be_decoded_is_one_failure(weights: Path) -> None:
 @pytest.mark.usefixtures("ray_of_this_process")
 def test_a_gpu_that_is_not_there_is_told_at_the_start(weights: Path) -> None:
     options = config(str(weights), device="cuda")
-    with pytest.raises(EngineStartError, match="use --device cpu"), caption_pool(create(options), options):
+    with pytest.raises(EngineStartError, match="use --device cpu"), actors_of(create(options), options):
         pass
 
 
@@ -186,7 +195,7 @@ def test_weights_that_do_not_load_are_told_in_one_line(weights: Path, tmp_path: 
     (broken / "model.safetensors").write_bytes(b"cut off")
     options = config(str(broken))
     with pytest.raises(EngineStartError, match="^captions: blip did not start: .*") as caught:
-        caption_pool(create(options), options).__enter__()
+        actors_of(create(options), options).__enter__()
     assert "\n" not in str(caught.value)
 
 
@@ -206,7 +215,7 @@ def test_an_actor_that_always_dies_ends_the_run() -> None:
     options = config("nothing")
     doomed = Doomed(options, CaptionModel("nothing", "/nowhere", "0" * 64))
     with (
-        caption_pool(doomed, options) as pool,
+        actors_of(doomed, options) as pool,
         pytest.raises(WorkerLostError, match="run the same command again"),
     ):
-        list(pool.caption_all([([encoded_disc(1)], ["a"])]))
+        list(pool.map([([encoded_disc(1)], ["a"])]))

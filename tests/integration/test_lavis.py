@@ -22,7 +22,7 @@ from controlmill.errors import EnvironmentUnusableError
 from controlmill.testing.captioned import encoded_disc, rows_of, write_discs
 from controlmill.testing.command import Command
 from controlmill.testing.small_blip import WORDS, write_small_blip
-from flows.captioning import caption_pool
+from flows.crews import CAPTION, crews
 from flows.engines import ray_cluster
 from tasks import environments
 from tasks.captioners.blip import Blip
@@ -75,15 +75,16 @@ def by_lavis(folder: Path, pictures: list[bytes], *, kill_after: int | None = No
     settings = config(folder, "lavis", **options)
     batches = [(pictures[start : start + BATCH], KEYS[start : start + BATCH]) for start in range(0, NUM_IMAGES, BATCH)]
     captions: list[str] = []
-    with caption_pool(create(settings), settings) as pool:
+    with crews([], create(settings), settings)[CAPTION] as crew:
+        pool = crew.ready(timeout_s=300)
         assert pool.versions["lavis:numpy"].startswith("1.")
-        for number, made in enumerate(pool.caption_all(iter(batches))):
+        for number, made in enumerate(pool.map(batches)):
             assert all(failed is None for _, failed in made), made
             captions += [caption or "" for caption, _ in made]
             if number == kill_after:
                 import ray
 
-                os.kill(ray.get(pool.actors[0].process_id.remote()), signal.SIGKILL)
+                os.kill(ray.get(pool.handles[0].process_id.remote()), signal.SIGKILL)
     return captions
 
 
@@ -156,8 +157,9 @@ def test_a_killed_actor_loses_nothing_and_repeats_nothing(weights: Path, picture
 @pytest.mark.usefixtures("_ray")
 def test_a_picture_that_cannot_be_decoded_is_one_failure(weights: Path) -> None:
     settings = config(weights, "lavis")
-    with caption_pool(create(settings), settings) as pool:
-        ((bad, good),) = pool.caption_all([([b"not a picture", encoded_disc(1)], ["a", "b"])])
+    with crews([], create(settings), settings)[CAPTION] as crew:
+        pool = crew.ready(timeout_s=300)
+        ((bad, good),) = pool.map([([b"not a picture", encoded_disc(1)], ["a", "b"])])
     assert bad[0] is None
     assert "UnidentifiedImageError" in str(bad[1])
     assert good[0]

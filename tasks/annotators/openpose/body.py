@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.annotators.network import finite
 from tasks.annotators.openpose.operators import Matrix, enlarging, enlarging_smoothly
 from tasks.images.types import Pixels, as_pixels
 
@@ -59,7 +60,7 @@ def find_joints(network: "nn.Module", images: Sequence[Pixels], device: "torch.d
     batch_B3hw, kept = network_input(images)
     limbs_BLhw, joints_BPhw = network(batch_B3hw.to(device))
     height, width = images[0].shape[:2]
-    return fields(limbs_BLhw, joints_BPhw, (height, width), kept)
+    return fields(finite(limbs_BLhw), finite(joints_BPhw), (height, width), kept)
 
 
 def network_input(images: Sequence[Pixels]) -> tuple["Tensor", tuple[int, int]]:

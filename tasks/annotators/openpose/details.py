@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.annotators.network import finite
 from tasks.annotators.openpose.body import STRIDE
 from tasks.annotators.openpose.operators import enlarging, smoothing
 from tasks.images.types import Pixels, as_pixels
@@ -85,7 +86,7 @@ def _run(
         maps = network(batch_NHWC.permute(0, 3, 1, 2).float() / 256 - 0.5)
         # the face's network gives the maps of all of its stages
         made.append(maps[-1] if isinstance(maps, list | tuple) else maps)
-    return torch.cat(made)
+    return finite(torch.cat(made))
 
 
 def _resized(square: Pixels, side: int) -> Pixels:

@@ -16,7 +16,7 @@ from controlmill.errors import WeightsUnusableError
 from storage.weights.reference import FoundWeights, WeightsFile
 from tasks.annotators.base import Annotation, Resources
 from tasks.annotators.checkpoint import read_state
-from tasks.annotators.network import NetworkOptions, PaddedNetworkAnnotator
+from tasks.annotators.network import NetworkOptions, PaddedNetworkAnnotator, finite
 from tasks.annotators.segmentation.palette import NUM_CLASSES
 from tasks.images.types import as_pixels
 
@@ -61,6 +61,7 @@ class Segmentation(PaddedNetworkAnnotator):
     content: ClassVar[str] = "class_ids"
     flags: ClassVar[tuple[str, ...]] = ("uniform",)
     weights: ClassVar[tuple[WeightsFile, ...]] = model_files(DEFAULT_MODEL, "main")
+    libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers")
     # backbones of both end at a 32nd
     multiple: ClassVar[int] = 32
     options: SegmentationOptions
@@ -114,7 +115,7 @@ class Segmentation(PaddedNetworkAnnotator):
 
 def _annotation(output: Any, number: int, padded: Sequence[int], height: int, width: int) -> Annotation:
     """One image at a time: 150 maps of its size are the largest things here."""
-    scores_CPQ = _scores(output, number, padded)[:, :height, :width]
+    scores_CPQ = finite(_scores(output, number, padded))[:, :height, :width]
     ids = as_pixels(scores_CPQ.argmax(dim=0).byte().cpu().numpy())
     num_classes = len(np.unique(ids))
     return Annotation(ids, {"num_classes": num_classes, "uniform": num_classes == 1})

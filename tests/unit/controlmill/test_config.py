@@ -106,3 +106,29 @@ def test_an_annotator_that_is_named_twice_runs_once() -> None:
 def test_options_of_an_annotator_that_does_not_run_are_refused() -> None:
     with pytest.raises(ConfigError, match="there are options for canny, but annotators does not name it"):
         validate(LayerOptions, {"annotator_options": {"canny": {"low_threshold": 3}}})
+
+
+def test_captions_of_a_build_are_checked_before_anything_starts() -> None:
+    config = validate(BuildConfig, GIVEN | {"captioner": "blip", "captioner_options": {"model": "small"}, "seed": 7})
+    options = config.caption_options(config.seed)
+    assert options is not None
+    assert (options.captioner, options.model, options.seed) == ("blip", "small", 7)
+    assert validate(BuildConfig, GIVEN).caption_options() is None
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"captioner": "blip"}, "captioner_options.model: Field required"),
+        ({"captioner_options": {"model": "small"}}, "there are options, but captioner names none"),
+        ({"captioner": "blip", "captioner_options": {"model": "small", "num_beans": 3}}, "did you mean num_beams?"),
+        ({"captioner": "clip"}, "captioner: Input should be 'blip' or 'lavis'"),
+        ({"num_gpus": 1.5}, "num_gpus: above 1 it must be a whole number (got 1.5)"),
+        ({"num_gpus": 0}, "num_gpus"),
+        ({"device": "gpu"}, "device: Input should be 'auto', 'cpu' or 'cuda'"),
+    ],
+)
+def test_networks_that_cannot_be(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        validate(BuildConfig, GIVEN | values)
+    assert message in str(caught.value)

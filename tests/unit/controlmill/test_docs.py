@@ -70,7 +70,7 @@ def test_every_option_reason_and_command_is_in_the_reference() -> None:
 def test_options_in_prose_exist() -> None:
     models = (BuildConfig, AnnotateConfig, CaptionConfig, RetryConfig, TrainConfig)
     known = {field for model in models for field in model.model_fields}
-    others = {"json", "plot", "contact_sheet", "num_rows", "help", "traceback", "log_format", "version"}
+    others = {"json", "verify", "plot", "contact_sheet", "num_rows", "help", "traceback", "log_format", "version"}
     theirs = {"output_format", "name", "no_name", "no_preflight"}
     for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         prose = re.sub(r"<!-- generated: (\S+) -->.*?<!-- end of \1 -->", "", page.read_text(), flags=re.DOTALL)

@@ -1,3 +1,4 @@
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,11 @@ from storage.dataset import Dataset
 from storage.record import CommitRecord
 from storage.schema import image_schema, layer_schema
 from storage.writer import ShardWriter
+from tasks.annotators.segmentation.annotator import Segmentation
+from tasks.annotators.segmentation.palette import draw_classes
+from tasks.caption_shard import SCHEMA as CAPTIONS
 from tasks.contact_sheet import Sample, draw_contact_sheet, samples_of, write_contact_sheet
+from tasks.images.encode import encode_map
 
 WIDE = jpeg(photo(256, 128))
 RED = save(np.full((128, 128, 3), (250, 0, 0), np.uint8), "PNG")
@@ -102,6 +107,23 @@ def test_a_sheet_of_a_dataset_is_written(dataset: Dataset, tmp_path: Path) -> No
     with Image.open(path) as sheet:
         assert sheet.format == "PNG"
         assert _share(sheet.convert("RGB"), (250, 0, 0)) > 0.1
+
+
+def test_generated_captions_come_before_those_of_the_source(dataset: Dataset) -> None:
+    rows = [{"key": f"00001{row:04d}", "caption": "a red disc" if row else None} for row in range(4)]
+    _write(dataset, "caption", 1, CAPTIONS, rows)
+    samples = samples_of(dataset, 6)
+    assert [sample.caption for sample in samples[1:4]] == ["row 000010000", "a red disc", "a red disc"]
+    assert all(sample.pictures.keys() == {"image", "canny"} for sample in samples)
+
+
+def test_class_ids_are_drawn_in_their_colours(dataset: Dataset) -> None:
+    schema = layer_schema(metadata=Segmentation.metadata())
+    ids = {"bytes": encode_map(np.full((8, 8), 2, np.uint8)), "path": "x.png"}
+    _write(dataset, "segmentation", 0, schema, [{"key": "000000000", "conditioning_image": ids}])
+    (sample,) = samples_of(dataset, 1)
+    with Image.open(io.BytesIO(sample.pictures["segmentation"] or b"")) as drawn:
+        assert drawn.getpixel((3, 3)) == tuple(draw_classes(np.array([[2]], np.uint8))[0, 0])
 
 
 def test_a_sheet_that_cannot_be_written_names_its_path(dataset: Dataset, tmp_path: Path) -> None:

@@ -116,6 +116,32 @@ def test_text_fits_a_hundred_columns(dataset: Dataset) -> None:
     assert "2 different" in text
 
 
+def test_failures_of_a_layer_are_shown_in_words(whole: Dataset, capsys: pytest.CaptureFixture[str]) -> None:
+    layer = whole.layer("canny")
+    for shard in (2, 5):
+        record = layer.record(shard)
+        assert record is not None
+        failed = {"success": 1, "ValueError: too narrow [/1 px]": 1}
+        layer.write_record(record.model_copy(update={"status_dict": failed, "reasons": {"annotator_error": 1}}))
+    assert main(["inspect", whole.uri]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "canny: rows without 2 ValueError: too narrow [/1 px]" in text
+
+
+def test_a_layer_of_a_users_file_is_made_again_with_its_file(
+    whole: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layer = whole.layer("canny")
+    for shard in range(7):
+        record = layer.record(shard)
+        assert record is not None
+        unit = UnitDescription(name="canny", version="1", config={"source_sha256": "0" * 64})
+        layer.write_record(record.model_copy(update={"unit": unit}))
+    layer.delete_record(7)
+    assert main(["inspect", whole.uri]) == 0
+    assert "canny: missing shards: 7; run annotate --annotators FILE.py:CLASS again" in capsys.readouterr().out
+
+
 def test_retries_are_told_apart(dataset: Dataset) -> None:
     commit(dataset, "source", 4, 3, unit="retry")
     found = survey(dataset)
@@ -123,6 +149,60 @@ def test_retries_are_told_apart(dataset: Dataset) -> None:
     screen = io.StringIO()
     print_survey(found, Console(file=screen, width=100))
     assert "23 rows planned in 5 shards, 3 of them to try a failed one again" in " ".join(screen.getvalue().split())
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Dataset:
+    """A dataset whose records and files agree."""
+    made = Dataset.create(str(tmp_path / "whole"))
+    for shard in range(8):
+        source = commit(made, "source", shard, 2)
+        inputs = {"source": LayerInput(fingerprint=FINGERPRINT["source"], sha256=source)}
+        image = commit(made, "image", shard, 2, inputs=inputs)
+        commit(made, "canny", shard, 2, inputs={"image": LayerInput(fingerprint=FINGERPRINT["image"], sha256=image)})
+    return made
+
+
+def damage(dataset: Dataset, layer: str, shard: int) -> None:
+    path = Path(dataset.layer(layer).path(shard))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_verify_says_that_all_is_well(whole: Dataset, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", whole.uri, "--verify"]) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines()[-1].startswith("verified: 24 files, ")
+    assert err == ""
+
+
+def test_verify_names_what_is_damaged_and_the_remedy(whole: Dataset, capsys: pytest.CaptureFixture[str]) -> None:
+    damage(whole, "canny", 3)
+    assert main(["inspect", whole.uri]) == 0
+    capsys.readouterr()
+    assert main(["inspect", whole.uri, "--verify"]) == 4
+    out, err = capsys.readouterr()
+    assert out.splitlines()[-1] == "canny/00003: its bytes are not those of its commit record"
+    assert err == (
+        f"error: {whole.uri}: 1 shard is damaged; delete canny/00003_stats.json and run `controlmill annotate` with "
+        "canny again\n"
+    )
+
+
+def test_verify_of_many_kinds_of_damage(whole: Dataset, capsys: pytest.CaptureFixture[str]) -> None:
+    for shard in range(7):
+        damage(whole, "image", shard)
+    damage(whole, "source", 1)
+    assert main(["inspect", whole.uri, "--verify", "--json"]) == 4
+    out, err = capsys.readouterr()
+    problems = json.loads(out)["problems"]
+    assert "source/00001: its bytes are not those of its commit record" in problems
+    assert len(problems) == 8
+    assert "8 shards are damaged; restore source/00001.parquet from a copy, or start again in another output" in err
+    assert "delete image/00000_stats.json, image/00001_stats.json, " in err
+    assert " and 2 more, all named above and run the same build again" in err
+    assert err.count("\n") == 1
 
 
 def test_a_folder_that_is_no_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

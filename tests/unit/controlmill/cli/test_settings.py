@@ -157,7 +157,7 @@ def test_help_has_every_option_under_the_heading_of_its_group() -> None:
     context = click.Context(command, info_name="build", terminal_width=100, **CONTEXT_SETTINGS)
     text = command.get_help(context)
     headings = [line for line in text.splitlines() if line.endswith(":") and not line.startswith(" ")]
-    assert headings == ["Dataset:", "Source:", "Pull:", "Image:", "Layer:", "Engine:", "General:"]
+    assert headings == ["Dataset:", "Source:", "Pull:", "Image:", "Layer:", "Captioner:", "Engine:", "General:"]
     for field in BuildConfig.model_fields:
         assert f"--{field.replace('_', '-')}" in text, field
     words = " ".join(text.split())

@@ -35,6 +35,7 @@ def shape(field: str) -> Shape:
         ("background_color", "0,128,255", ["0", "128", "255"]),
         ("annotator_options", '{"canny": {"low_threshold": [50, 120]}}', {"canny": {"low_threshold": [50, 120]}}),
         ("annotator_options", "canny.low_threshold=50", {"canny": {"low_threshold": 50}}),
+        ("captioner_options", "num_beams=5", {"num_beams": 5}),
     ],
 )
 def test_read(field: str, text: str, value: object) -> None:

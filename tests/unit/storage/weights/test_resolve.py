@@ -61,7 +61,11 @@ def cached(machine: Path, commit: str, content: bytes = CONTENT) -> Path:
 def test_a_folder_of_weights_holds_it_under_long_and_short_names(folder: Path, place: str) -> None:
     path = write(folder / place)
     (found,) = resolve([FILE])
-    assert (found.path, found.sha256, found.origin, found.commit) == (path, SHA256, "folder", None)
+    # nobody says which commit it is of, but its bytes are those of the one that is known
+    assert (found.path, found.sha256, found.origin, found.commit) == (path, SHA256, "folder", COMMIT)
+    write(path, b"other weights")
+    (found,) = resolve([FILE])
+    assert (found.origin, found.commit) == ("folder", None)
 
 
 def test_a_name_that_says_nothing_needs_its_repository(folder: Path) -> None:
@@ -233,3 +237,21 @@ def test_a_hub_that_cannot_be_reached_says_so(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("time.sleep", lambda _seconds: None)
     with pytest.raises(WeightsMissingError, match=r"net\.pth \(.+\) of https"):
         resolve([FILE])
+
+
+def test_files_of_the_cache_are_compared_with_what_the_hub_called_them(machine: Path) -> None:
+    file = WeightsFile("owner/name", "net.pth")
+    link = cached(machine, COMMIT)
+    assert verify(file).verdict == "published"
+    # a small file is called by its hash as git has it: `git hash-object`
+    blob = link.resolve()
+    small = blob.rename(blob.with_name("a16b9ee1f1ac5bc5fe7db1b7e2b0a5ae6ad53e1b"))
+    link.unlink()
+    link.symlink_to(small)
+    assert verify(file).verdict == "another"
+    git_hash = hashlib.sha1(b"blob 24\0" + CONTENT, usedforsecurity=False).hexdigest()
+    link.unlink()
+    link.symlink_to(small.rename(blob.with_name(git_hash)))
+    assert verify(file).verdict == "published"
+    link.resolve().write_bytes(CONTENT[:-1])
+    assert verify(file).verdict == "another"

@@ -1,5 +1,6 @@
 """What every registered annotator must do; a new one is tested here without another line."""
 
+import io
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image
 
 from controlmill.reasons import RowFailure
 from controlmill.testing.pictures import photo
@@ -14,6 +16,7 @@ from storage.schema import layer_schema
 from tasks.annotators.base import Annotation, Annotator
 from tasks.annotators.network import NetworkAnnotator
 from tasks.annotators.registry import PRESETS, names
+from tasks.images.encode import encode_map
 
 SIZES = ((64, 128), (37, 96))
 ODD_SIZES = (*SIZES, (320, 448), (33, 130))
@@ -95,6 +98,42 @@ def test_images_are_not_written_to(annotator: Annotator) -> None:
     before = image.copy()
     annotator([image], ["0"])
     assert (image == before).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 90), (90, 3), (700, 9), (9, 700), (2, 64)])
+def test_a_picture_too_narrow_is_a_map_or_its_own_failure(annotator: Annotator, size: tuple[int, int]) -> None:
+    before, narrow, after = annotator([photo(64, 64), photo(*size), photo(64, 64)], ["0", "1", "2"])
+    assert _same(before, after)
+    if isinstance(narrow, RowFailure):
+        assert narrow.reason == "annotator_error"
+        assert narrow.message
+    else:
+        assert narrow.map.shape[:2] == size[::-1]
+
+
+def test_what_is_not_finite_is_a_failure_and_no_blank_map(annotator: Annotator) -> None:
+    if not isinstance(annotator, NetworkAnnotator):
+        return
+    parameters = list(annotator.network.parameters())
+    before = [values.clone() for values in parameters]
+    try:
+        for values in parameters:
+            values.fill_(float("nan"))
+        (made,) = annotator([photo(64, 64)], ["0"])
+    finally:
+        for values, old in zip(parameters, before, strict=True):
+            values.copy_(old)
+    assert isinstance(made, RowFailure)
+    assert "not finite" in made.message
+
+
+def test_a_map_is_stored_without_loss(annotator: Annotator) -> None:
+    (made,) = annotator([photo(100, 37)], ["0"])
+    assert isinstance(made, Annotation)
+    with Image.open(io.BytesIO(encode_map(made.map))) as stored:
+        assert stored.format == "PNG"
+        assert stored.mode == {1: "L", 3: "RGB"}[annotator.channels]
+        assert (np.asarray(stored) == made.map).all()
 
 
 def test_a_picture_of_one_colour_is_flagged_or_annotated_and_never_an_error(annotator: Annotator) -> None:

@@ -30,6 +30,9 @@ class Invert(Annotator):
 class Image(Invert):
     name = "image"
 
+class Canny(Invert):
+    name = "canny"
+
 class Unfinished(Annotator):
     name = "unfinished"
 """
@@ -85,24 +88,16 @@ def test_a_class_in_a_file_of_the_users(own_file: Path) -> None:
 @pytest.mark.parametrize(
     ("attribute", "message"),
     [
-        ("Missing", "is not a subclass"),
+        ("Missing", r"own\.py has no 'Missing'; it has Canny, Image, Invert, Unfinished"),
         ("InvertOptions", "is not a subclass"),
         ("Unfinished", "lacks version, options_model, annotate"),
         ("Image", "calls its layer 'image'"),
+        ("Canny", "calls its layer 'canny', as another annotator is called"),
     ],
 )
 def test_a_class_that_cannot_serve_says_why(own_file: Path, attribute: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         create(f"{own_file}:{attribute}", {})
-
-
-def test_a_file_that_is_missing_or_fails_says_so(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="there is no file"):
-        create(f"{tmp_path}/none.py:Invert", {})
-    broken = tmp_path / "broken.py"
-    broken.write_text("1 / 0\n")
-    with pytest.raises(ConfigError, match="ZeroDivisionError"):
-        create(f"{broken}:Invert", {})
 
 
 def test_installed_packages_register_annotators(installed: Path) -> None:
@@ -111,6 +106,22 @@ def test_installed_packages_register_annotators(installed: Path) -> None:
     assert create("invert", {}).name == "invert"
     with pytest.raises(ConfigError, match="'lost' of their-package cannot be imported"):
         create("lost", {})
+
+
+def test_a_layer_is_called_as_the_package_registers_it(installed: Path) -> None:
+    names = ("negative", "Ne-gative")
+    lines = [f"{name} = their_package:Invert" for name in names]
+    installed.write_text("\n".join(["[controlmill.annotators]", *lines]))
+    assert create("negative", {}).name == "negative"
+    with pytest.raises(ConfigError, match="'Ne-gative', which cannot be the name of a layer"):
+        create("Ne-gative", {})
+
+
+def test_a_package_that_fails_to_import_is_one_line(installed: Path) -> None:
+    (installed.parents[1] / "their_broken.py").write_text("raise OSError('two\\nlines')")
+    installed.write_text("[controlmill.annotators]\nbroken = their_broken:Invert\n")
+    with pytest.raises(ConfigError, match=r"^annotators: 'broken' of their-package cannot be imported: two lines$"):
+        create("broken", {})
 
 
 def test_a_package_cannot_take_a_name_of_controlmills(installed: Path) -> None:

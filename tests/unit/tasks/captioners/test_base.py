@@ -97,7 +97,7 @@ def test_the_recipe_names_what_decides_and_nothing_else() -> None:
     beams = reader().recipe()
     assert beams["num_beams"] == 3
     assert beams["weights"] == {"reference": "small", "sha256": MODEL.sha256}
-    assert reader(batch_size=2, seed=9, top_p=0.5, device="cpu").recipe() == beams
+    assert reader(batch_size=2, seed=9, top_p=0.5).recipe() == beams
     assert reader(prompt="").recipe() != beams
     drawn = reader(do_sample=True, seed=9).recipe()
     assert drawn["seed"] == 9

@@ -93,10 +93,10 @@ def test_every_way_to_write_a_loopback_address_is_seen_through(host: str) -> Non
         ("http://[::1/", Reason.INVALID_URL),
         ("http://exa mple.org/", Reason.INVALID_URL),
         ("http://exa\x00mple.org/", Reason.INVALID_URL),
-        ("file:///etc/passwd", Reason.FORBIDDEN_ADDRESS),
-        ("ftp://example.org/a.jpg", Reason.FORBIDDEN_ADDRESS),
-        ("data:image/png;base64,AAAA", Reason.FORBIDDEN_ADDRESS),
-        ("javascript:alert(1)", Reason.FORBIDDEN_ADDRESS),
+        ("file:///etc/passwd", Reason.INVALID_URL),
+        ("ftp://example.org/a.jpg", Reason.INVALID_URL),
+        ("data:image/png;base64,AAAA", Reason.INVALID_URL),
+        ("javascript:alert(1)", Reason.INVALID_URL),
     ],
 )
 def test_what_is_no_http_url_is_refused(text: str, reason: Reason) -> None:

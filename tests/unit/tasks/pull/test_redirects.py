@@ -29,6 +29,7 @@ def test_a_redirect_leads_on_without_the_credentials(location: str, target: str)
         ("http://10.0.0.1/", Reason.FORBIDDEN_ADDRESS),
         ("http://2130706433/", Reason.FORBIDDEN_ADDRESS),
         ("file:///etc/passwd", Reason.FORBIDDEN_ADDRESS),
+        ("ftp://example.org/a.jpg", Reason.FORBIDDEN_ADDRESS),
         ("http://[::1/", Reason.INVALID_URL),
         ("http://:99999/", Reason.INVALID_URL),
     ],

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from controlmill.errors import SourceMissingError
+from controlmill.testing.http_server import HttpServer, answer
 
 Rows = list[dict[str, Any]]
 Read = Callable[..., Rows]
@@ -211,6 +212,20 @@ def test_nothing_there(tmp_path: Path, read: Read) -> None:
         read(url_list=str(tmp_path))
     with pytest.raises(SourceMissingError, match=r"cannot open nonsense://x/list\.txt"):
         read(url_list="nonsense://x/list.txt")
+
+
+def test_a_server_that_refuses_says_what_it_says(read: Read) -> None:
+    routes = {f"/{code}.txt": answer(status=f"{code} {text}") for code, text in ((403, "Forbidden"), (503, "Busy"))}
+    with HttpServer({**routes, "/list.txt": answer(f"{A}\n".encode())}) as server:
+        assert urls(read(url_list=server.url("/list.txt"))) == [A]
+        with pytest.raises(SourceMissingError, match=r"/none\.txt: there is no such file or folder"):
+            read(url_list=server.url("/none.txt"))
+        for code in (403, 503):
+            said = rf"^cannot read http://.*/{code}\.txt\?\*\*\*: {code}, message="
+            with pytest.raises(SourceMissingError, match=said):
+                read(url_list=server.url(f"/{code}.txt?signed=secret"), input_format="txt")
+    with pytest.raises(SourceMissingError, match=r"^cannot read http://.*/list\.txt: .*[Cc]onnect"):
+        read(url_list=server.url("/list.txt"))
 
 
 def test_files_of_a_folder_whose_columns_differ(tmp_path: Path, read: Read) -> None:

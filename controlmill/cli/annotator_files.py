@@ -1,0 +1,46 @@
+"""Annotators in files of the user's: what is typed relative to this folder, workers need in full.
+
+Options of such an annotator are given by the name of its class, because a path has dots in it:
+`annotator_options.MyAnnotator.width=3`.
+"""
+
+from collections.abc import Mapping
+from os.path import normpath
+from pathlib import Path
+from typing import Any
+
+from controlmill.errors import ConfigError
+
+_MARK = ".py:"
+
+
+def anchored(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Options with absolute paths in `annotators` and as keys of `annotator_options`.
+
+    Raises:
+        ConfigError: options are for a class that two of the files have.
+    """
+    found = dict(values)
+    names, options = found.get("annotators"), found.get("annotator_options")
+    if isinstance(names, list | tuple):
+        found["annotators"] = names = [_anchored(name) for name in names]
+        if isinstance(options, Mapping):
+            found["annotator_options"] = {_key(key, names): value for key, value in options.items()}
+    return found
+
+
+def _anchored(name: Any) -> Any:
+    """The absolute path of a class in a file; anything else as it is."""
+    if not isinstance(name, str) or _MARK not in name:
+        return name
+    path, _, attribute = name.rpartition(":")
+    return f"{normpath(Path(path).expanduser().absolute())}:{attribute}"
+
+
+def _key(key: Any, names: list[Any]) -> Any:
+    meant = [name for name in names if isinstance(name, str) and _MARK in name and name.rpartition(":")[2] == key]
+    if key in names or not meant:
+        return _anchored(key)
+    if len(meant) > 1:
+        raise ConfigError(f"annotator_options.{key}: there is a {key} in each of {', '.join(meant)}; rename one")
+    return meant[0]

@@ -1,0 +1,1 @@
+"""Content shuffle for controlmill."""

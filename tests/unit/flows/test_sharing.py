@@ -1,0 +1,56 @@
+"""What the pools of one run are given, on clusters that are only described."""
+
+import pytest
+
+from controlmill.config import EngineOptions
+from controlmill.errors import EngineStartError
+from flows.sharing import Cluster, Demand, Share, shares
+
+NETWORK = Demand(num_cpus=1.0, num_gpus=0.25)
+CAPTIONER = Demand(num_cpus=4.0, num_gpus=1.0)
+
+
+def cluster(num_cpus: float = 16.0, num_gpus: float = 0.0) -> Cluster:
+    return Cluster(num_cpus, num_gpus, num_cpus)
+
+
+def test_on_cpus_as_many_as_there_are() -> None:
+    assert shares([NETWORK, CAPTIONER], EngineOptions(), cluster()) == [Share("cpu", 16, 1), Share("cpu", 4, 4)]
+
+
+def test_one_cpu_is_enough_for_every_pool() -> None:
+    assert shares([NETWORK, CAPTIONER], EngineOptions(), cluster(1)) == [Share("cpu", 1, 1), Share("cpu", 1, 1)]
+
+
+def test_threads_are_those_of_one_machine_however_many_actors_there_are() -> None:
+    engine = EngineOptions(num_actors=3)
+    (share,) = shares([CAPTIONER], engine, Cluster(num_cpus=8, num_gpus=0, cpus_of_largest_node=2))
+    assert share == Share("cpu", 3, 2)
+
+
+def test_gpus_are_filled() -> None:
+    assert shares([NETWORK] * 4, EngineOptions(), cluster(num_gpus=2)) == [Share("cuda", 2, num_gpus=0.25)] * 4
+
+
+def test_what_does_not_fit_together_gets_less() -> None:
+    given = shares([NETWORK] * 4 + [CAPTIONER], EngineOptions(), cluster(num_gpus=1))
+    assert [share.num_gpus for share in given] == [0.125] * 4 + [0.5]
+    assert {share.num_actors for share in given} == {1}
+
+
+def test_what_was_asked_for_and_does_not_fit_is_refused() -> None:
+    engine = EngineOptions(num_gpus=0.5)
+    with pytest.raises(EngineStartError, match=r"num_gpus: 4 networks with 0\.5 for each copy need 2 GPUs.* has 1;"):
+        shares([NETWORK] * 4, engine, cluster(num_gpus=1))
+    assert shares([NETWORK] * 4, engine, cluster(num_gpus=2)) == [Share("cuda", 1, num_gpus=0.5)] * 4
+
+
+def test_a_device_is_what_was_asked_for() -> None:
+    assert shares([NETWORK], EngineOptions(device="cpu"), cluster(num_gpus=4))[0].device == "cpu"
+    with pytest.raises(EngineStartError, match="cuda, but the Ray cluster has no GPU; use --device cpu"):
+        shares([NETWORK], EngineOptions(device="cuda"), cluster())
+
+
+def test_a_run_without_networks_needs_nothing() -> None:
+    assert shares([], EngineOptions(), cluster()) == []
+    assert shares([], EngineOptions(), cluster(num_gpus=1)) == []
