@@ -51,7 +51,7 @@ def test_from_the_command_line(here: Path) -> None:
         AnnotateConfig,
         ["DATASET"],
         {"annotators": ("./mine.py:Mine,canny",), "annotator_options": ("Mine.top=3",)},
-        dataset=True,
+        positional="output_folder",
     )
     name = f"{here}/here/mine.py:Mine"
     assert config.annotators == (name, "canny")
