@@ -39,10 +39,10 @@ def reconstruction_error(vae: AutoencoderKL) -> float:
 def test_an_autoencoder_starts_near_a_copy(starts: ModuleType) -> None:
     torch.manual_seed(0)
     vae = AutoencoderKL.from_config(AutoencoderKL.load_config(BASE / "vae"))
-    before = reconstruction_error(vae)
+    # the colours of discs have a variance near 0.8
+    assert reconstruction_error(vae) > 0.5
     starts.start_autoencoder(vae)
-    # of discs whose colours have a variance near 0.8
-    assert reconstruction_error(vae) < 0.25 < 0.5 < before
+    assert reconstruction_error(vae) < 0.25
 
 
 def test_a_denoiser_starts_by_calling_everything_noise(starts: ModuleType) -> None:

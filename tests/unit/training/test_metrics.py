@@ -60,4 +60,8 @@ def test_numbers_without_a_json_word_become_null(tmp_path: Path) -> None:
     files = RunFiles(str(tmp_path))
     files.append(METRICS, {"update": 1, "gradient_norm": float("nan"), "inner": {"x": [float("inf"), 1.0]}})
     files.close()
-    assert json.loads((tmp_path / METRICS).read_text()) == {"update": 1, "gradient_norm": None, "inner": {"x": [None, 1.0]}}
+    assert json.loads((tmp_path / METRICS).read_text()) == {
+        "update": 1,
+        "gradient_norm": None,
+        "inner": {"x": [None, 1.0]},
+    }

@@ -60,7 +60,9 @@ def test_prompts_that_are_all_empty_are_told(rows: Batch) -> None:
 
 def test_hints_of_other_rows_are_noticed(rows: Batch) -> None:
     assert "no better" not in check_alignment(rows).said
-    assert "no better than those of other rows" in check_alignment(replace(rows, hints=(rows.hints[0].roll(1, 0),))).said
+    assert (
+        "no better than those of other rows" in check_alignment(replace(rows, hints=(rows.hints[0].roll(1, 0),))).said
+    )
 
 
 def test_everything_that_is_wrong_is_named_at_once() -> None:
