@@ -13,8 +13,8 @@ from pathlib import Path
 import click
 
 from controlmill import errors
-from controlmill.cli import main
 from controlmill.cli import diffusers as from_diffusers
+from controlmill.cli import main
 from controlmill.cli.img2dataset import DEFAULTS, MISSING, NOTES
 from controlmill.cli.options import default_text, groups_of
 from controlmill.cli.values import shape_of

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -194,12 +194,9 @@ class Checkpoints:
         elif self._files.stat(folder) is not None:
             self._files.fs.rm(folder, recursive=True)
 
-    def local_copy(self, folder: str) -> AbstractContextManager[str]:
-        """The checkpoint as a folder of this machine, downloaded where it has to be, for the `with` block."""
-        return self._local_copy(folder)
-
     @contextmanager
-    def _local_copy(self, folder: str) -> "Iterator[str]":
+    def local_copy(self, folder: str) -> "Iterator[str]":
+        """The checkpoint as a folder of this machine, downloaded where it has to be, for the `with` block."""
         files, path = open_files(folder)
         if files.is_local:
             yield path

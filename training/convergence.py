@@ -1,9 +1,10 @@
 """Sudden convergence, detected: a state machine over the evaluations of the probe.
 
-Events, in this order, each at most once in a run:
+Events, in this order:
     control_onset       the hint is read, not yet followed: significant 3 times in a row, or the residuals depend on it
     control_following   the sudden convergence: an effect of at least `following_gain`, significant, 2 times in a row
     control_settled     the gain rises no more: where the rise was, with an interval, and whether it was sudden
+                        comes again where the gain doubles later: then the first plateau was a step
     already_following   instead of all others: the very first evaluation follows (a resumed or fine-tuned ControlNet)
 Significance alone comes up to five times too early and now and then on unrelated hints; the floor of the effect size is
 what makes the rule safe. Plain floats, no torch: `controlmill convergence` runs the same code over a `probe.jsonl`.
@@ -11,7 +12,7 @@ what makes the rule safe. Plain floats, no torch: `controlmill convergence` runs
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any, Literal
 
 from controlmill.config.convergence import ConvergenceOptions
@@ -22,6 +23,8 @@ from training.transition import Transition, interval, label_of, transition
 EventName = Literal["control_onset", "control_following", "control_settled", "already_following"]
 # the slope of the gain is taken over this many evaluations
 _SLOPE_WINDOW = 3
+# a gain that rises to this times its level at `control_settled` had not settled
+_RISES_AGAIN = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,7 @@ class Detector:
         self._num_following = 0
         self._num_flat = 0
         self._steepest = 0.0
+        self._settled_level = 0.0
 
     def add(self, evaluation: Evaluation) -> list[Event]:
         """Take the next evaluation; return the events that it brings.
@@ -147,12 +151,19 @@ class Detector:
         updates = [one.update for one in self.evaluations]
         slope = (self._pair(-1) - self._pair(-1 - _SLOPE_WINDOW)) / (updates[-1] - updates[-1 - _SLOPE_WINDOW])
         self._steepest = max(self._steepest, slope)
+        level = median(gain.gain for gain in self.gains[-3:])
+        if "control_settled" in self.events and level > _RISES_AGAIN * self._settled_level:
+            del self.events["control_settled"]
+            self._num_flat = 0
         flat = "control_following" in self.events and slope <= self.options.settle_slope * self._steepest
         self._num_flat = self._num_flat + 1 if flat else 0
         if self._num_flat < self.options.settle_evaluations or "control_settled" in self.events:
             return []
         found = self.convergence()
-        return [] if found is None else [self._event("control_settled", **found.to_json())]
+        if found is None:
+            return []
+        self._settled_level = level
+        return [self._event("control_settled", **found.to_json())]
 
     def _foresee(self) -> None:
         over = "already_following" in self.events or "control_following" in self.events
@@ -190,6 +201,7 @@ class Detector:
             "num_following": self._num_following,
             "num_flat": self._num_flat,
             "steepest": self._steepest,
+            "settled_level": self._settled_level,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -203,6 +215,7 @@ class Detector:
         self._num_following = state["num_following"]
         self._num_flat = state["num_flat"]
         self._steepest = state["steepest"]
+        self._settled_level = state["settled_level"]
 
 
 def _evaluation(values: dict[str, Any]) -> Evaluation:

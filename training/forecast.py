@@ -18,9 +18,11 @@ from controlmill.config.convergence import ConvergenceOptions
 _WINDOW = 0.6
 _MIN_POINTS = 4
 # S reaches 1 somewhat before the midpoint of the gain: by this factor at the median, and between these at most
-_LAG, _LEAST_LAG, _MOST_LAG = 1.1, 1.0, 1.25
+_LAG, _LEAST_LAG, _MOST_LAG = 1.1, 1.0, 1.4
 # the interval takes the slopes of pairs between these parts of them in order of size
 _LOW_SLOPE, _HIGH_SLOPE = 0.2, 0.8
+# S of unrelated hints leaps up and falls again: below this part of its maximum so far it does not grow
+_LEAST_OF_MAXIMUM = 0.7
 # a line that would need longer than this times the updates so far is not a growth towards 1: unrelated hints give such
 _MOST_WAY = 2.5
 
@@ -58,6 +60,8 @@ def forecast(
     if len(logs) < _MIN_POINTS or any(level < least for _, level in logs[-1 if is_significant else -2 :]):
         return None
     now = logs[-1][0]
+    if logs[-1][1] < max(level for _, level in logs) + math.log(_LEAST_OF_MAXIMUM):
+        return None
     window = [point for point in logs if point[0] >= now * (1 - _WINDOW)]
     if len(window) < _MIN_POINTS:
         window = logs[-_MIN_POINTS:]

@@ -91,6 +91,11 @@ class Probe:
         )
         self._none_NT: Tensor | None = None
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Of the rows."""
+        return self._rows.keys
+
     @torch.no_grad()
     def evaluate(
         self, control: Control, update: int, *, connect_decoder: bool = True, base_changes: bool = False

@@ -14,6 +14,8 @@ from controlmill.errors import ConfigError, RunUnusableError
 from storage.filesystem import open_files, redact
 from training.checkpoints import Checkpoints, Commit
 from training.engine import STATE_FOLDER
+from training.model_card import write_model_card
+from training.run_card import recipe_of
 
 if TYPE_CHECKING:
     from controlmill.config import TrainConfig
@@ -226,6 +228,7 @@ def _export_here(trained: Trained, target: str, averages: Sequence[torch.Tensor]
     staging = Staging()
     folder = Path(root) if files.is_local else staging.new_folder()
     run.controlnets.save(folder / EXPORT, state)
+    write_model_card(folder, recipe_of(run))
     if trained.decoder is not None:
         run.base.unet.save_pretrained(folder / "unet")
     if not files.is_local:

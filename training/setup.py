@@ -156,7 +156,9 @@ def assembled(config: "TrainConfig", place: Place, callbacks: "list[Callback]") 
         run.begin()
         if start is not None:
             run.log("resumed", update=run.update, checkpoint=redact(start[0]))
-        run.log("data", rows=reader.num_rows, cached=reader.cached.sentence, updates=run.num_updates)
+        causes = ", ".join(f"{num} {cause}" for cause, num in reader.left_out.items())
+        left_out = {"left_out": causes} if causes else {}
+        run.log("data", rows=reader.num_rows, cached=reader.cached.sentence, updates=run.num_updates, **left_out)
         step = Step(base, objective, seed=config.seed, device=place.device, autocast=run.autocast, rounds=reader.rounds)
         yield Assembled(trained, step, LossByTimestep(objective.num_timesteps), checkpoints)
 

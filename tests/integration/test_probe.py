@@ -12,7 +12,7 @@ from controlmill.testing.ranks import train_on_ranks
 from controlmill.testing.tiny_sd import write_tiny_sd
 from controlmill.testing.training_set import write_training_set
 
-NUM_UPDATES = 6
+NUM_UPDATES = 4
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +33,8 @@ def config(folder: Path, name: str, **options: Any) -> dict[str, Any]:
         "resolution": 64,
         "train_batch_size": 4,
         "max_train_steps": NUM_UPDATES,
-        "checkpointing_steps": 3,
-        "learning_rate": 1e-2,
+        "checkpointing_steps": 2,
+        "learning_rate": 1e-3,
         "hint_init": "kaiming",
         "report_to": ["none"],
         "num_probe_rows": 5,
@@ -118,7 +118,7 @@ def test_ranks_and_partitions_give_the_same(folder: Path, two_ranks: list[dict[s
 
 @pytest.mark.usefixtures("two_ranks")
 def test_a_resumed_run_neither_loses_nor_doubles_a_line(folder: Path) -> None:
-    shutil.copytree(folder / "two-0", folder / "resumed", ignore=shutil.ignore_patterns("checkpoint-6*", "controlnet"))
+    shutil.copytree(folder / "two-0", folder / "resumed", ignore=shutil.ignore_patterns("checkpoint-4*", "controlnet"))
     options = {"train_batch_size": 2, "resume_from_checkpoint": "latest"}
     (outcome,) = train_on_ranks(2, [config(folder, "resumed", **options)], folder / "ranks-2-resumed")
     assert outcome.get("update") == NUM_UPDATES, outcome

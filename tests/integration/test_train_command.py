@@ -41,7 +41,7 @@ def test_a_rank_that_is_killed_costs_an_interval_at_most(words: list[str], tmp_p
     options = ["--num-workers", "2", "--zero-stage", "1", "--checkpointing_steps", "4", "--no-preflight"]
     limits = ["--max_train_steps", str(NUM_UPDATES), "--output_dir", str(output)]
     command = Command([*words, *options, *limits], tmp_path / "log")
-    assert command.wait_for(lambda: (output / "checkpoint-4" / "commit.json").exists()), command.output
+    assert command.wait_for((output / "checkpoint-4" / "commit.json").exists), command.output
     victims = ranks(command)
     assert len(victims) == 2, command.output
     victims[1].kill()

@@ -15,6 +15,8 @@ from controlmill.testing.training_set import write_training_set
 
 STAGES = (0, 1, 2, 3)
 NUM_UPDATES = 4
+A_TENTH_OF_AN_UPDATE = 1e-4
+"""AdamW moves weights by about the learning rate, 1e-3; where a gradient is almost zero, rounding decides how far."""
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +121,7 @@ def test_two_ranks_are_one_process(one_rank: Path, two_ranks: Path, stage: int) 
     assert norms(folder, f"one-{stage}") == pytest.approx(norms(folder, "one-0"), rel=1e-5)
     alone, together = weights(folder, "one-0"), weights(folder, f"two-{stage}")
     for name, tensor in alone.items():
-        torch.testing.assert_close(together[name], tensor, rtol=1e-4, atol=2e-6)
+        torch.testing.assert_close(together[name], tensor, rtol=0, atol=A_TENTH_OF_AN_UPDATE)
 
 
 def test_accumulated_gradients_are_those_of_one_batch(one_rank: Path) -> None:
@@ -143,4 +145,4 @@ def test_another_number_of_workers_goes_on(on_fewer_ranks: Path, stage: int) -> 
     assert losses(folder, f"fewer-{stage}") == pytest.approx(losses(folder, f"two-{stage}"), rel=1e-6)
     straight, again = weights(folder, f"two-{stage}"), weights(folder, f"fewer-{stage}")
     for name, tensor in straight.items():
-        torch.testing.assert_close(again[name], tensor, rtol=1e-4, atol=2e-6)
+        torch.testing.assert_close(again[name], tensor, rtol=0, atol=A_TENTH_OF_AN_UPDATE)

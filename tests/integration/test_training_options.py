@@ -1,4 +1,4 @@
-"""Options of the step, each in a real run of one rank: precision, checkpointing, an unlocked base, a loss that is lost."""
+"""Options of the step, each in a real run of one rank: precision, an unlocked base, a loss that is lost, and more."""
 
 import json
 import shutil

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from training.gain import Evaluation
 
 EVENTS_LOG = "events.jsonl"
+ROWS_LOG = "probe_rows.jsonl"
+"""One line: which rows were never trained on."""
 _NUM_CAUSES = 4
 
 
@@ -49,6 +51,7 @@ class ProbeCallback(Callback):
         self._probe: Probe | None = None
         self._stop_at: int | None = None
         self._warned: list[str] = []
+        self._acted: list[str] = []
         self._probe_s = self._train_s = 0.0
 
     def on_train_start(self, run: RunContext) -> None:
@@ -66,10 +69,13 @@ class ProbeCallback(Callback):
             rows=num_rows,
             timesteps=list(self._probe.timesteps),
             every=self.interval,
-            estimated_share=f"{self._share:.1%}",
+            estimated_share_of_training=f"{self._share:.1%}",
             usual_convergence=expected_convergence(self._config.peak_learning_rate),
         )
         if run.update == 0:
+            run.append(
+                ROWS_LOG, {"update": 0, "timesteps": list(self._probe.timesteps), "keys": list(self._probe.keys)}
+            )
             self._evaluate(run, self._probe)
 
     def on_update_end(self, run: RunContext, metrics: UpdateMetrics) -> None:
@@ -85,18 +91,24 @@ class ProbeCallback(Callback):
         found = self.detector.convergence()
         if found is not None:
             run.log("convergence", provisional="control_settled" not in self.detector.events, **found.to_json())
-        total_s = self._probe_s + self._train_s
-        run.log("probe_cost", seconds=round(self._probe_s, 2), share=f"{self._probe_s / max(total_s, 1e-9):.1%}")
+        share = self._probe_s / self._train_s if self._train_s else 0.0
+        run.log("probe_cost", seconds=round(self._probe_s, 2), share_of_training=f"{share:.1%}")
 
     def state_dict(self) -> dict[str, Any]:
         """Detector, warnings and requests; the same on every rank."""
-        return {"detector": self.detector.state_dict(), "stop_at": self._stop_at, "warned": self._warned}
+        return {
+            "detector": self.detector.state_dict(),
+            "stop_at": self._stop_at,
+            "warned": self._warned,
+            "acted": self._acted,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`."""
         self.detector.load_state_dict(state["detector"])
         self._stop_at = state["stop_at"]
         self._warned = list(state["warned"])
+        self._acted = list(state["acted"])
 
     def _open(self, run: RunContext, num_rows: int) -> Probe:
         rows = ProbeRows.prepare(
@@ -172,6 +184,9 @@ class ProbeCallback(Callback):
         run.log_scalar(f"events/{event.name}", 1.0)
         if event.name == "control_following":
             run.request_checkpoint(f"converged-{event.update}")
+        if event.name in self._acted:
+            return
+        self._acted.append(event.name)
         for action in self._config.actions(event.name):
             self._act(run, event, action)
 

@@ -141,6 +141,24 @@ def test_single_rows_of_nan_do_not_move_the_result() -> None:
     assert detector.events["control_settled"].values["ci95"] is not None
 
 
+def test_a_plateau_on_the_way_up_is_not_the_end() -> None:
+    """A step to 0.2 at 500 settles; the rise to 0.6 at 1500 shows that it was a step on the way."""
+
+    def two_steps(update: int) -> float:
+        return 0.2 / (1 + math.exp((500 - update) / 20)) + 0.4 / (1 + math.exp((1500 - update) / 20))
+
+    settled = {}
+    detector = Detector(OPTIONS)
+    for one in evaluations(UPDATES, two_steps):
+        for event in detector.add(one):
+            if event.name == "control_settled":
+                settled[event.update] = event.values["convergence_update"]
+    first, second = settled.values()
+    assert first == pytest.approx(500, abs=15)
+    assert second == pytest.approx(1500, abs=25)
+    assert detector.events["control_settled"].update == max(settled)
+
+
 def test_two_rows_are_too_few_for_a_false_alarm_and_eight_are_enough() -> None:
     few = replay(evaluations(UPDATES, logistic, num_rows=2, spread=0.1), OPTIONS)
     assert "control_following" not in few.events

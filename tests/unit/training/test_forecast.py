@@ -22,8 +22,8 @@ def exponential(update: int) -> float:
 
 def test_exponential_growth_is_extrapolated_to_one_and_the_lag_added() -> None:
     made = forecast([(update, exponential(update)) for update in range(0, 641, 40)], OPTIONS, is_significant=True)
-    assert made == Forecast(640, 1100, 1000, 1250)
-    assert made.sentence() == "expected around update 1,100, between 1,000 and 1,250"
+    assert made == Forecast(640, 1100, 1000, 1400)
+    assert made.sentence() == "expected around update 1,100, between 1,000 and 1,400"
 
 
 @pytest.mark.parametrize("last", range(7, 10))
@@ -51,6 +51,10 @@ def test_growth_that_would_take_far_too_long_is_none() -> None:
 
 
 def test_a_leap_of_unrelated_hints_is_no_growth() -> None:
+    leap = [0.0, 0.149, 0.53, 0.723, 0.453, 0.312, 0.268, 0.175]
+    assert all(
+        forecast([(5 * k, s) for k, s in enumerate(leap[:n])], OPTIONS, is_significant=False) is None for n in range(9)
+    )
     for last in range(len(UNRELATED)):
         points = [(20 * k, s) for k, s in enumerate(UNRELATED[: last + 1])]
         assert forecast(points, OPTIONS, is_significant=False) is None
@@ -82,7 +86,8 @@ def test_noise_widens_the_interval_and_it_holds_the_truth() -> None:
             continue
         inside += made.low <= 1100 <= made.high
         widths.append(made.high - made.low)
-    assert inside >= 45
+    assert len(widths) >= 40
+    assert inside >= 0.9 * len(widths)
     assert sorted(widths)[25] > 250
 
 

@@ -43,6 +43,7 @@ class KnownLosses:
     """Stands where the networks would be evaluated."""
 
     timesteps = (300, 450, 650)
+    keys = ("00000000", "00000001")
 
     def __init__(self, *, follows: bool) -> None:
         self._follows = follows
@@ -100,7 +101,7 @@ class Run:
 
     def append(self, name: str, record: Mapping[str, Any]) -> None:
         json.dumps(record, allow_nan=False)
-        self.files[name].append(dict(record))
+        self.files.setdefault(name, []).append(dict(record))
 
     def log_scalar(self, name: str, value: float) -> None:
         self.scalars.setdefault(name, {})[self.update] = value
@@ -126,6 +127,9 @@ def test_a_run_that_converges() -> None:
     run = Run()
     run.go(Callback(config()))
     assert [line["update"] for line in run.files["probe.jsonl"]] == list(range(0, 2001, 40))
+    assert run.files["probe_rows.jsonl"] == [
+        {"update": 0, "timesteps": [300, 450, 650], "keys": ["00000000", "00000001"]}
+    ]
     events = {line["event"]: line for line in run.files["events.jsonl"]}
     assert list(events) == ["control_onset", "control_following", "control_settled"]
     assert events["control_settled"]["convergence_update"] == pytest.approx(1000, abs=10)
@@ -147,7 +151,7 @@ def test_a_run_that_converges() -> None:
     assert summary["provisional"] is False
     (cost,) = run.said("probe_cost")
     # 51 evaluations of 0.5 s among 2000 updates of 0.4 s
-    assert cost == {"seconds": 25.5, "share": "3.1%"}
+    assert cost == {"seconds": 25.5, "share_of_training": "3.2%"}
 
 
 def test_it_says_at_the_start_what_it_will_do() -> None:
@@ -156,8 +160,12 @@ def test_it_says_at_the_start_what_it_will_do() -> None:
     (said,) = run.said("probe")
     # 96 losses of each kind at 0.84 of a row's training: 5 updates of 16 rows; 3 % of the time are every 168
     assert said == {
-        "rows": 32, "timesteps": [300, 450, 650], "every": 168, "estimated_share": "3.0%", "usual_convergence": 1197,
-    }  # fmt: skip
+        "rows": 32,
+        "timesteps": [300, 450, 650],
+        "every": 168,
+        "estimated_share_of_training": "3.0%",
+        "usual_convergence": 1197,
+    }
 
 
 def test_without_held_out_rows_there_is_no_probe() -> None:
