@@ -7,9 +7,9 @@ from typing import Any
 from prefect import flow
 
 from controlmill.config import EncodeConfig
+from flows.board import new_board
 from flows.encoding import encoding_of, shards_to_encode
 from flows.engines import ray_cluster
-from flows.board import new_board
 from flows.fan_out import FanOut, Job, Lane
 from flows.finish import finish
 from flows.jobs import Jobs
@@ -17,8 +17,8 @@ from flows.make_shards import run_jobs
 from flows.report import BuildReport
 from flows.run_name import named
 from flows.session import session
-from flows.sharing import cluster_of_ray, device_of
 from flows.shard_tasks import encode_shard
+from flows.sharing import cluster_of_ray, device_of
 from storage.dataset import Dataset
 from tasks.stages import Work
 from training.encode_shard import MissingLayers

@@ -2,7 +2,6 @@
 
 from contextlib import ExitStack
 
-
 from controlmill.config import EngineOptions, LayerOptions, ShardOptions
 from flows.board import new_board
 from flows.crews import Crew, crews
