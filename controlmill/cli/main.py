@@ -58,7 +58,7 @@ class LazyGroup(click.Group):
 )
 @click.version_option(__version__, message="controlmill %(version)s")
 def group() -> None:
-    """From a list of image URLs to a dataset for training ControlNets."""
+    """From a list of image URLs to a trained ControlNet."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
