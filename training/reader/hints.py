@@ -1,13 +1,15 @@
 """What the maps of a condition mean to a reader: how they become hints, and how they are mirrored."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import pyarrow as pa
 
-from controlmill.errors import ConfigError
 from storage.ade20k import draw_classes
+from storage.people import draw_people, mirrored
 from storage.stored_image import Pixels, decode_map
 from training.reader.geometry import View, cut
+from training.reader.rows import PEOPLE_COLUMN, StoredHint
 
 _X_CHANNEL = {"normals_xyz": 0, "normals_zyx": 2}
 """Channel that holds the direction to the right, by the content of a map."""
@@ -20,37 +22,28 @@ class HintKind:
     layer: str
     content: str
     """As the layer's schema says: "map", "class_ids", "normals_xyz", "normals_zyx", "inverse_depth"."""
-    handed: bool
-    """Whether the drawing tells a left limb from a right one."""
+    has_people: bool
+    """Whether it draws people, whose left and right limbs have colours of their own."""
 
     @classmethod
     def of(cls, layer: str, schema: pa.Schema) -> "HintKind":
         """The kind of a layer with this schema."""
         metadata = schema.metadata or {}
-        return cls(layer, metadata.get(b"content", b"map").decode(), "people" in schema.names)
+        return cls(layer, metadata.get(b"content", b"map").decode(), PEOPLE_COLUMN in schema.names)
 
-    def check_flip(self) -> None:
-        """Refuse to mirror what becomes wrong by it.
-
-        Raises:
-            ConfigError: the colours of a skeleton say which arm is the left one; mirrored, they would say the opposite.
-        """
-        if self.handed:
-            raise ConfigError(
-                f"random_flip: {self.layer} draws left and right limbs in colours of their own, and a mirrored drawing "
-                "would swap them; train without random_flip"
-            )
-
-    def cut(self, encoded: bytes, view: View) -> Pixels:
+    def cut(self, stored: StoredHint, view: View) -> Pixels:
         """The hint (height, width) or RGB (height, width, 3) as `view` sees the image.
 
-        Mirrored normals point to the other side: x is negated. Class ids are drawn in ADE20K's colours.
+        Mirrored normals point to the other side: x is negated. Mirrored people are drawn anew, because the colour of a
+        limb says whether it is the left one. Class ids are drawn in ADE20K's colours.
 
         Raises:
             ValueError: the bytes are no map.
         """
+        if view.flipped and self.has_people:
+            return self._mirrored_people(stored, view)
         is_class = self.content == "class_ids"
-        pixels = cut(decode_map(encoded), view, nearest=is_class)
+        pixels = cut(decode_map(stored.encoded), view, nearest=is_class)
         if is_class:
             return draw_classes(pixels)
         channel = _X_CHANNEL.get(self.content)
@@ -58,3 +51,17 @@ class HintKind:
             pixels = pixels.copy()
             pixels[..., channel] = 255 - pixels[..., channel]
         return pixels
+
+    def _mirrored_people(self, stored: StoredHint, view: View) -> Pixels:
+        if stored.people is None:
+            raise ValueError(f"{self.layer} has no people to be drawn mirrored")
+        drawn = decode_map(stored.encoded)
+        height, width = drawn.shape[:2]
+        # a drawing of hands and faces alone stays one
+        body = min(
+            (True, False),
+            key=lambda one: np.count_nonzero(draw_people(stored.people or (), height, width, body=one) != drawn),
+        )
+        canvas = draw_people(mirrored(stored.people, width), height, width, body=body)
+        from_left = view.resized[0] - view.left - view.target[0]
+        return cut(canvas, replace(view, left=from_left, flipped=False))

@@ -62,7 +62,9 @@ class ShardReader:
         self.cached: Cached = find_cached(dataset, options, base_fingerprint, statuses, captions)
         """Which of the base's work the dataset has done already, with a sentence for the user."""
         self._index = build_index(dataset, options, statuses, seed=seed, num_probe_rows=num_probe_rows)
-        self._source = RowSource(dataset, options.image_column, options.condition, captions, statuses, self.cached)
+        with_people = {kind.layer for kind in kinds if kind.has_people and options.random_flip}
+        conditions = {name: name in with_people for name in options.condition}
+        self._source = RowSource(dataset, options.image_column, conditions, captions, statuses, self.cached)
         prompts = StoredPrompts(dataset, self.cached.prompts) if self.cached.prompts is not None else None
         buckets = bucket_sizes(options)
         self._assembler = Assembler(options, kinds, buckets, seed, prompts, pin_memory=pin_memory)
@@ -191,9 +193,6 @@ class ShardReader:
             shards = layer.committed()
             if shards:
                 kinds.append(HintKind.of(name, layer.schema(min(shards))))
-        if self._options.random_flip:
-            for kind in kinds:
-                kind.check_flip()
         return kinds
 
     def _make_order(self, rows_per_run: int) -> SampleOrder:

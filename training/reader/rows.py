@@ -14,6 +14,8 @@ from storage.row_ranges import RowRanges
 from storage.schema import CONDITION_COLUMN, IMAGE_COLUMN
 from training.reader.cache import FLIPPED_BLOBS, LATENT, LATENT_BLOBS, OWN_BLOBS, TEXT, Cached
 
+PEOPLE_COLUMN = "people"
+"""Column of a pose layer: who is drawn, as numbers."""
 _SIZES = ("width", "height", "original_width", "original_height")
 
 
@@ -40,6 +42,15 @@ class StoredPrompt:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredHint:
+    """One map of a condition."""
+
+    encoded: bytes
+    people: list[dict[str, Any]] | None = None
+    """Who is drawn, where that was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
 class StoredRow:
     """One row, still encoded."""
 
@@ -50,7 +61,7 @@ class StoredRow:
     original_size: tuple[int, int]
     image: bytes | None
     """None where latents stand for it."""
-    hints: tuple[bytes, ...]
+    hints: tuple[StoredHint, ...]
     caption: str
     latents: StoredLatents | None
     prompt: StoredPrompt | None
@@ -63,11 +74,12 @@ class RowSource:
         self,
         dataset: Dataset,
         image: str,
-        conditions: Sequence[str],
+        conditions: Mapping[str, bool],
         captions: tuple[str, str],
         statuses: Mapping[str, Mapping[int, ShardStatus]],
         cached: Cached,
     ) -> None:
+        """`conditions`: layers of hints, and whether the people that they draw are wanted too."""
         self._conditions = tuple(conditions)
         self._caption_column = captions[1]
         self._captions_with_images = captions[0] == image
@@ -78,7 +90,13 @@ class RowSource:
             columns.append(f"{IMAGE_COLUMN}.bytes")
         self._image = RowRanges(dataset, image, columns, statuses[image])
         self._others = {
-            name: RowRanges(dataset, name, ["key", f"{CONDITION_COLUMN}.bytes"], statuses[name]) for name in conditions
+            name: RowRanges(
+                dataset,
+                name,
+                ["key", *([PEOPLE_COLUMN] if people else []), f"{CONDITION_COLUMN}.bytes"],
+                statuses[name],
+            )
+            for name, people in conditions.items()
         }
         if not self._captions_with_images:
             self._others["caption"] = RowRanges(dataset, captions[0], ["key", captions[1]], statuses[captions[0]])
@@ -114,7 +132,7 @@ class RowSource:
     def _columns(self, image: pa.Table, others: Mapping[str, pa.Table]) -> list[Sequence[Any]]:
         none = [None] * image.num_rows
         captions = image if self._captions_with_images else others["caption"]
-        hints = [_bytes(others[name], CONDITION_COLUMN) for name in self._conditions]
+        hints = [_hints(others[name]) for name in self._conditions]
         return [
             image.column("key").to_pylist(),
             *(image.column(name).to_pylist() for name in _SIZES),
@@ -129,6 +147,13 @@ class RowSource:
 def _bytes(table: pa.Table, column: str) -> Sequence[Any]:
     encoded: Sequence[Any] = pc.struct_field(table.column(column), "bytes").to_pylist()
     return encoded
+
+
+def _hints(table: pa.Table) -> list[StoredHint]:
+    encoded = _bytes(table, CONDITION_COLUMN)
+    has_people = PEOPLE_COLUMN in table.column_names
+    people = table.column(PEOPLE_COLUMN).to_pylist() if has_people else [None] * len(encoded)
+    return [StoredHint(*pair) for pair in zip(encoded, people, strict=True)]
 
 
 def _row(shard: int, values: tuple[Any, ...]) -> StoredRow:
