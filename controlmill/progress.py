@@ -32,6 +32,9 @@ class Observer(Protocol):
     def trained(self, record: Mapping[str, Any]) -> None:
         """One more update of a training run is done: a line of its metrics.jsonl, and `num_updates` in all."""
 
+    def event(self, name: str, fields: Mapping[str, Any]) -> None:
+        """Something happened in a training run, for example `control_following`."""
+
     def message(self, text: str) -> None:
         """What is being done, or what a person should know: one line."""
 
@@ -49,6 +52,9 @@ class SilentObserver:
         """Ignore."""
 
     def trained(self, record: Mapping[str, Any]) -> None:
+        """Ignore."""
+
+    def event(self, name: str, fields: Mapping[str, Any]) -> None:
         """Ignore."""
 
     def message(self, text: str) -> None:
@@ -210,6 +216,12 @@ class LogObserver:
         if self._clock() >= self._next or self._updates.done == self._updates.num_updates:
             self._next = self._clock() + self._every_s
             log("training", **self._updates.fields())
+
+    def event(self, name: str, fields: Mapping[str, Any]) -> None:
+        """Log it, numbers to four digits: all of them are in events.jsonl."""
+        log(
+            name, **{key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in fields.items()}
+        )
 
     def message(self, text: str) -> None:
         """Log the line."""

@@ -1,11 +1,13 @@
 """The flow that trains a ControlNet."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from prefect import flow
 
 from controlmill.config import TrainConfig
 from controlmill.progress import observer
+from flows.convergence_events import publish
 from flows.engines import ray_cluster
 from flows.run_name import named
 from training.outcome import Outcome
@@ -16,12 +18,13 @@ def train_controlnet(config: TrainConfig) -> Outcome:
     """Train a ControlNet on Ray; goes on from the last checkpoint after a lost worker."""
     watching = observer()
 
-    def tell(record: Any) -> None:
-        if "event" in record:
-            fields = " ".join(f"{name}={value}" for name, value in record.items() if name != "event")
-            watching.message(f"{record['event']} {fields}".strip())
-        else:
+    def tell(record: Mapping[str, Any]) -> None:
+        if "event" not in record:
             watching.trained(record)
+            return
+        fields = {name: value for name, value in record.items() if name != "event"}
+        watching.event(record["event"], fields)
+        publish(record["event"], fields, config)
 
     with ray_cluster(config.engine):
         from training.launch import launch

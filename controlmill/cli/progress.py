@@ -12,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from controlmill.cli.training_events import sentence
 from controlmill.progress import Clock, Tally, UpdateTally
 from controlmill.reasons import Reason
 
@@ -58,6 +59,14 @@ class RichObserver:
         """Take over one update of a training run."""
         with self._lock:
             self._updates.count(record)
+
+    def event(self, name: str, fields: Mapping[str, Any]) -> None:
+        """Leave a sentence above the bars where a person should know of it; else say it for the moment."""
+        said = sentence(name, fields)
+        if said is None:
+            self._doing = " ".join([name, *(f"{key}={value}" for key, value in fields.items())])
+        else:
+            self._live.console.print(Text.assemble((_clock_text(self._clock() - self._started), "cyan"), " ", said))
 
     def message(self, text: str) -> None:
         """Say what is being done."""

@@ -21,7 +21,7 @@ class GeometryOptions(Options):
     center_crop: bool = True
     """Cut out the middle; otherwise each visit draws a place, a multiple of 8 pixels from the top and left edges."""
     random_flip: bool = False
-    """Mirror image and hint left to right in half of the visits; people are drawn anew, with left and right exchanged."""
+    """Mirror image and hint left to right in half of the visits; people are drawn anew, left and right exchanged."""
     enable_bucket: bool = False
     """Keep aspect ratios: a batch is of one bucket, which has at most resolution x resolution pixels (as in kohya)."""
     min_bucket_reso: PositiveInt = 256

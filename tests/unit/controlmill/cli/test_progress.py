@@ -63,3 +63,18 @@ def test_a_bar_is_drawn_and_ends_with_the_last_state() -> None:
     assert "1/1" in text
     assert text.endswith("\x1b[?25h")  # the cursor is back
     assert "done" in text
+
+
+def test_events_of_training_stay_above_the_bars() -> None:
+    file = io.StringIO()
+    display = RichObserver(Console(file=file, width=120, force_terminal=True, color_system=None), Clock())
+    with display:
+        display.event("checkpoint", {"update": 30, "folder": "RUN/checkpoint-30"})
+        display.event("control_following", {"update": 40, "gain": 0.18, "p_value": 7.4e-06, "sensitivity": 0.9})
+        settled = {"update": 90, "gain": 0.379, "ci95": [39.8, 46.7], "convergence_update": 42.2, "label": "sudden"}
+        display.event("control_settled", settled)
+        display.message("exporting")
+    said = file.getvalue()
+    assert "update 40: sudden convergence: the hint is followed (control gain 0.18, p 7e-06)" in said
+    assert "it converged at update 42, 95 % between 40 and 47: sudden" in said
+    assert lines_of(display) == ["0:00:00 done"]
