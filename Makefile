@@ -10,6 +10,8 @@ export OMP_NUM_THREADS ?= 1
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+# in as many processes as there are CPUs, a file in one; the others start engines that need the CPUs themselves
+UNIT_TESTS = $(BIN)/python -m pytest tests/unit --numprocesses=auto --maxprocesses=4 --dist=loadfile --quiet
 WANTED := ".[s3]" --group dev --group demo --group docs
 
 .PHONY: help demo test check bench docs lock clean install
@@ -22,7 +24,8 @@ demo: $(VENV)/.installed  ## build a small dataset from a local web server, and 
 	$(BIN)/python examples/demo.py
 
 test: $(VENV)/.installed  ## run every test
-	$(BIN)/python -m pytest
+	$(UNIT_TESTS)
+	$(BIN)/python -m pytest tests/integration tests/e2e
 
 check: $(VENV)/.installed  ## what must pass first: style, types, walls, generated docs, unit tests
 	$(BIN)/ruff check .
@@ -30,7 +33,7 @@ check: $(VENV)/.installed  ## what must pass first: style, types, walls, generat
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python docs/generate.py --check
-	$(BIN)/python -m pytest tests/unit
+	$(UNIT_TESTS)
 
 bench: $(VENV)/.installed  ## run every benchmark; takes long
 	set -e; for script in benchmarks/*.py; do $(BIN)/python "$$script"; done

@@ -3,6 +3,7 @@
 Both start at the same time; `prefect` must not be imported before `prefect_server` has set its environment.
 """
 
+import fcntl
 import json
 import os
 import secrets
@@ -129,7 +130,10 @@ class RunServer:
             environment.setdefault(name, value)
         environment.setdefault("PREFECT_API_DATABASE_CONNECTION_URL", f"sqlite+aiosqlite:///{folder / 'prefect.db'}")
         environment["PREFECT_API_URL"] = environment["PREFECT_UI_API_URL"] = self.api_url
-        self._log_path = folder / "prefect-server.log"
+        self._log_path = folder / f"prefect-server-{self.port}.log"
+        # Two that start at once on one database can fail: the second waits until the first answers.
+        self._starting = (folder / "prefect.lock").open("w")
+        fcntl.flock(self._starting, fcntl.LOCK_EX)
         with self._log_path.open("wb") as log_file:
             # A session of its own: Ctrl-C goes to the run, which ends the server after its last words were recorded.
             self._process = subprocess.Popen(  # noqa: S603 - our own module, an integer argument
@@ -157,21 +161,27 @@ class RunServer:
         while time.monotonic() < deadline and self._process.poll() is None:
             with suppress(urllib.error.URLError, ConnectionError, TimeoutError):
                 urllib.request.urlopen(f"{self.api_url}/health", timeout=2).close()  # noqa: S310 - loopback
+                self._starting.close()
                 log("prefect_server_ready", url=self.url)
                 return
             time.sleep(0.1)
+        self._starting.close()
         tail = " | ".join(self._log_path.read_text(errors="replace").splitlines()[-3:])
         raise EngineStartError(f"the Prefect server did not start; {self._log_path} ends with: {tail or 'nothing'}")
 
     def stop(self) -> None:
         """End the server by closing its standard input; kill it when it does not follow."""
         assert self._process.stdin is not None  # noqa: S101 - opened above
+        self._starting.close()
+        ended_early = self._process.poll() is not None
         self._process.stdin.close()
         try:
             self._process.wait(_SERVER_STOP_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        if not ended_early:
+            self._log_path.unlink(missing_ok=True)
 
 
 @contextmanager

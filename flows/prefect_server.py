@@ -13,7 +13,8 @@ _SHUTDOWN_S = 3.0
 
 
 def _stop_with_parent() -> None:
-    while sys.stdin.buffer.read(4096):
+    # not sys.stdin: a thread that waits inside of it makes the interpreter's exit a fatal error
+    while os.read(0, 4096):
         pass
     # A server that is still starting, or that waits for a client, must not outlive the run.
     threading.Timer(_SHUTDOWN_S, os._exit, args=(0,)).start()

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fsspec
@@ -13,6 +14,7 @@ import pytest
 from controlmill.testing.command import Command, parquet_hashes, run, wait_gone
 from controlmill.testing.picture_server import PictureServer
 from controlmill.testing.s3 import BUCKET, S3Server
+from flows.engines import RunServer
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -145,3 +147,21 @@ def test_without_a_network_no_row_is_marked_as_failed(tmp_path: Path) -> None:
     assert "Traceback" not in finished.stderr
     left = sorted(path.name for path in (tmp_path / "dataset").rglob("*.parquet"))
     assert left == ["00000.parquet"]  # of the source
+
+
+def test_servers_that_start_at_once_on_one_new_database_all_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+
+    def start(_: int) -> bool:
+        server = RunServer()
+        try:
+            server.wait()
+            return True
+        finally:
+            server.stop()
+
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(start, range(3))) == [True] * 3
+    assert not list(tmp_path.rglob("prefect-server-*.log"))

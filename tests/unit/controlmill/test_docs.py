@@ -11,7 +11,15 @@ import yaml
 
 from controlmill.cli.main import COMMANDS
 from controlmill.cli.settings import assemble
-from controlmill.config import AnnotateConfig, BuildConfig, CaptionConfig, RetryConfig, TrainConfig
+from controlmill.config import (
+    AnnotateConfig,
+    BuildConfig,
+    CaptionConfig,
+    EncodeConfig,
+    RetryConfig,
+    SampleConfig,
+    TrainConfig,
+)
 from controlmill.reasons import Reason
 from tasks.annotators.registry import create
 
@@ -68,7 +76,7 @@ def test_every_option_reason_and_command_is_in_the_reference() -> None:
 
 
 def test_options_in_prose_exist() -> None:
-    models = (BuildConfig, AnnotateConfig, CaptionConfig, RetryConfig, TrainConfig)
+    models = (BuildConfig, AnnotateConfig, CaptionConfig, EncodeConfig, RetryConfig, SampleConfig, TrainConfig)
     known = {field for model in models for field in model.model_fields}
     others = {"json", "verify", "plot", "contact_sheet", "num_rows", "help", "traceback", "log_format", "version"}
     theirs = {"output_format", "name", "no_name", "no_preflight"}
