@@ -3,11 +3,12 @@
 Usage: python benchmarks/reading.py [--rounds 3] [--rows 2000] [--out benchmarks/results/NAME.md]
 
 Each reader gives batches of 8: image in [-1, 1] and hint in [0, 1] as float32 tensors (8, 3, 512, 512), prompts as
-text; local disk, in the page cache after a first epoch. The peers read what their own writers wrote of the very bytes
-that our dataset holds, through torch's DataLoader with one worker process as their guides recommend; ours has one
-decoding thread. They run one after another, round by round. CPU time is that of all processes and threads over the
-measured batches, start-up left out. The peers' environment is made in the user's cache folder when it is not there; it
-has torch, NumPy and Pillow of this one, so that all decode with the same libraries where they use the same.
+text; local disk, in the page cache. A quarter of an epoch warms up, half an epoch counts. The peers read what their own
+writers wrote of the very bytes that our dataset holds, through torch's DataLoader with one worker process as their
+guides recommend; ours has one decoding thread, beside threads that fetch. They run one after another, round by round.
+CPU time is that of all processes and threads over the measured batches, start-up left out. The peers' environment is
+made in the user's cache folder when it is not there; it has torch, NumPy and Pillow of this one, so that all decode
+with the same libraries where they use the same.
 """
 
 import argparse
@@ -200,7 +201,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def measure(reader: str, folder: Path, num_rows: int) -> dict[str, float]:
-    """Read an epoch to warm up, then one that counts."""
+    """Read a quarter of an epoch to warm up, then half of one that counts."""
     import torch
 
     torch.set_num_threads(1)
