@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-# in as many processes as there are CPUs, a file in one; the others start engines that need the CPUs themselves
+# a file in one process; as many processes as CPUs, but for tests that start engines, which need the CPUs themselves
 UNIT_TESTS = $(BIN)/python -m pytest tests/unit --numprocesses=auto --maxprocesses=4 --dist=loadfile --quiet
 WANTED := ".[s3]" --group dev --group demo --group docs
 
@@ -25,7 +25,7 @@ demo: $(VENV)/.installed  ## build a small dataset from a local web server, and 
 
 test: $(VENV)/.installed  ## run every test
 	$(UNIT_TESTS)
-	$(BIN)/python -m pytest tests/integration tests/e2e
+	$(BIN)/python -m pytest tests/integration tests/e2e --numprocesses=2 --dist=loadfile --quiet
 
 check: $(VENV)/.installed  ## what must pass first: style, types, walls, generated docs, unit tests
 	$(BIN)/ruff check .
