@@ -59,17 +59,5 @@ def uniform(seed: int, epochs: int | Sequence[int], keys: Sequence[str], purpose
     return torch.tensor(drawn, dtype=torch.float64)
 
 
-def integers(
-    seed: int, epochs: int | Sequence[int], keys: Sequence[str], purpose: str, bounds: tuple[int, int]
-) -> Tensor:
-    """Numbers of [low, high) given as `bounds`, int64 of shape (B,).
-
-    Raises:
-        ValueError: the range is empty.
-    """
-    rows = zip(_each(epochs, keys), keys, strict=True)
-    return torch.tensor([integer(seed, epoch, key, purpose, *bounds) for epoch, key in rows], dtype=torch.int64)
-
-
 def _each(epochs: int | Sequence[int], keys: Sequence[str]) -> Sequence[int]:
     return [epochs] * len(keys) if isinstance(epochs, int) else epochs

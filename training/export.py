@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Literal
 
 from controlmill.errors import WeightsMissingError, WeightsUnusableError
+from storage.weights.tensors import read_tensors
 from training.base_files import read_json
 from training.layouts import to_cldm
 from training.net_files import PICKLED_NAME, WEIGHTS_NAME, load_net, nets_in, save_net
-from training.tensor_file import read_tensors, write_tensors
+from training.tensor_file import write_tensors
 
 Layout = Literal["diffusers", "cldm"]
 CONTROLNET_FOLDER = "controlnet"

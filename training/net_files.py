@@ -14,12 +14,13 @@ from controlmill.config.model import ModelOptions
 from controlmill.errors import StorageWriteError, WeightsMissingError, WeightsUnusableError
 from storage.weights.reference import WeightsFile
 from storage.weights.resolve import resolve
+from storage.weights.tensors import read_tensors
 from training.base_files import read_json
 from training.base_model import BaseModel
 from training.base_parts import load_network, quiet_libraries
 from training.hint import V1HintNetwork
 from training.layouts import control_tensors, from_cldm, hint_channels
-from training.tensor_file import read_tensors, write_tensors
+from training.tensor_file import write_tensors
 from training.transfer import move_to_base
 
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"

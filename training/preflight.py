@@ -39,7 +39,9 @@ class Finding:
     """Whether training would be in vain."""
 
 
-def preflight(config: "TrainConfig", place: "Place", base: "BaseModel", controlnets: "ControlNets") -> list[Finding]:
+def preflight(
+    config: "TrainConfig", place: "Place", base: "BaseModel", controlnets: "ControlNets", reader: ShardReader
+) -> list[Finding]:
     """Look at some rows and one backward pass; nothing is changed and no row is used up.
 
     Args:
@@ -47,13 +49,14 @@ def preflight(config: "TrainConfig", place: "Place", base: "BaseModel", controln
         place: of this rank; the others need not take part.
         base: with its UNet, on the device.
         controlnets: as training begins with them, not yet in DeepSpeed's hands.
+        reader: of this rank; its next batch is looked at, and comes again.
     """
     rows = _rows(config)
     findings = [*check_hints(rows), *check_pixels(rows), *check_prompts(rows), check_alignment(rows)]
     findings.append(_channel_order(controlnets))
     if any(finding.is_wrong for finding in findings):
         return findings
-    probe = _Probe(config, place, base, controlnets)
+    probe = _Probe(config, place, base, controlnets, reader)
     return [*findings, *probe.findings()]
 
 
@@ -145,17 +148,17 @@ def _channel_order(controlnets: "ControlNets") -> Finding:
 class _Probe:
     """One forward and backward pass of the real networks on a real batch."""
 
-    def __init__(self, config: "TrainConfig", place: "Place", base: "BaseModel", controlnets: "ControlNets") -> None:
+    def __init__(
+        self,
+        config: "TrainConfig",
+        place: "Place",
+        base: "BaseModel",
+        controlnets: "ControlNets",
+        reader: ShardReader,
+    ) -> None:
         self._config, self._place, self._base, self._controlnets = config, place, base, controlnets
-        with ShardReader(
-            config,
-            batch_size=config.train_batch_size,
-            seed=config.seed,
-            base_fingerprint=base.fingerprint,
-            num_probe_rows=config.num_probe_rows,
-        ) as reader:
-            self._batch = next(iter(reader))
-            self._samples_per_epoch = reader.samples_per_epoch
+        self._batch = reader.peek()
+        self._samples_per_epoch = reader.samples_per_epoch
         objective = Objective(config, alphas_cumprod_T=base.alphas_cumprod, prediction_type=base.prediction_type)
         self._step = Step(
             base,
@@ -163,6 +166,7 @@ class _Probe:
             seed=config.seed,
             device=place.device,
             autocast=lambda: place.autocast(config.mixed_precision),
+            rounds=reader.rounds,
         )
 
     def findings(self) -> list[Finding]:

@@ -5,7 +5,6 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from controlmill import logs
 from controlmill.errors import ConfigError
 from training.metrics import METRICS, RunFiles, Tracker, as_record, trackers
 from training.optimizer import learning_rate_factor
@@ -222,10 +221,3 @@ class Run:
         for callback in callbacks:
             if callback.name in state["callbacks"]:
                 callback.load_state_dict(state["callbacks"][callback.name])
-
-
-def log_here(record: Mapping[str, Any]) -> None:
-    """Write what a run tells as event lines of this process: for a run that nobody watches from elsewhere."""
-    fields = dict(record)
-    event = str(fields.pop("event", "update"))
-    logs.log(event, **fields)

@@ -137,7 +137,7 @@ def assembled(config: "TrainConfig", place: Place, callbacks: "list[Callback]") 
         if config.torch_compile:
             compile_blocks(base.unet, controlnets)
         if start is None and config.preflight and place.is_first:
-            _look_first(config, place, base, controlnets)
+            _look_first(config, place, base, controlnets, reader)
         universal = start is not None and needs_universal(start[1], place)
         engine = _engine(config, place, controlnets, universal=universal)
         stack.callback(engine.close)
@@ -163,8 +163,10 @@ def assembled(config: "TrainConfig", place: Place, callbacks: "list[Callback]") 
         yield Assembled(trained, step, LossByTimestep(objective.num_timesteps), checkpoints)
 
 
-def _look_first(config: "TrainConfig", place: Place, base: BaseModel, controlnets: "ControlNets") -> None:
-    findings = preflight(config, place, base, controlnets)
+def _look_first(
+    config: "TrainConfig", place: Place, base: BaseModel, controlnets: "ControlNets", reader: ShardReader
+) -> None:
+    findings = preflight(config, place, base, controlnets, reader)
     for finding in findings:
         place.tell({"event": "preflight", finding.name.replace(" ", "_"): finding.said})
     refuse_if_wrong(findings)
@@ -176,8 +178,8 @@ def findings_here(config: "TrainConfig") -> list[Finding]:
     place = Place(0, 1, torch.device("cuda" if on_gpu else "cpu"))
     with open_reader(config, place) as reader:
         base = load_base(config, place, reader)
-    controlnets = create(base, config, config.seed, num_conditions=len(config.condition)).to(place.device)
-    return preflight(config, place, base, controlnets)
+        controlnets = create(base, config, config.seed, num_conditions=len(config.condition)).to(place.device)
+        return preflight(config, place, base, controlnets, reader)
 
 
 def compile_blocks(*networks: torch.nn.Module) -> None:

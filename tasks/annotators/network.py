@@ -17,8 +17,9 @@ from pydantic import PositiveInt
 
 from controlmill.config.base import Options
 from storage.weights.reference import FoundWeights, WeightsFile
+from storage.weights.tensors import read_tensors
 from tasks.annotators.base import Annotation, Annotator, Resources
-from tasks.annotators.checkpoint import fill, read_state
+from tasks.annotators.checkpoint import fill
 from tasks.images.types import Pixels
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ def to_pixels(values: "Tensor") -> Pixels:
 
 def loaded(network: "nn.Module", found: FoundWeights) -> "nn.Module":
     """The network with the weights of a file of its own format."""
-    fill(network, read_state(found.path), found.path)
+    fill(network, read_tensors(found.path), found.path)
     return network
 
 

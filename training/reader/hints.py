@@ -1,8 +1,9 @@
 """What the maps of a condition mean to a reader: how they become hints, and how they are mirrored."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from storage.ade20k import draw_classes
@@ -24,12 +25,15 @@ class HintKind:
     """As the layer's schema says: "map", "class_ids", "normals_xyz", "normals_zyx", "inverse_depth"."""
     has_people: bool
     """Whether it draws people, whose left and right limbs have colours of their own."""
+    with_bodies: bool = True
+    """Whether it draws their bodies, or hands and faces alone."""
 
     @classmethod
-    def of(cls, layer: str, schema: pa.Schema) -> "HintKind":
-        """The kind of a layer with this schema."""
+    def of(cls, layer: str, schema: pa.Schema, options: Mapping[str, Any] | None = None) -> "HintKind":
+        """The kind of a layer with this schema, whose annotator had these options."""
         metadata = schema.metadata or {}
-        return cls(layer, metadata.get(b"content", b"map").decode(), PEOPLE_COLUMN in schema.names)
+        with_bodies = bool((options or {}).get("include_body", True))
+        return cls(layer, metadata.get(b"content", b"map").decode(), PEOPLE_COLUMN in schema.names, with_bodies)
 
     def cut(self, stored: StoredHint, view: View) -> Pixels:
         """The hint (height, width) or RGB (height, width, 3) as `view` sees the image.
@@ -55,13 +59,7 @@ class HintKind:
     def _mirrored_people(self, stored: StoredHint, view: View) -> Pixels:
         if stored.people is None:
             raise ValueError(f"{self.layer} has no people to be drawn mirrored")
-        drawn = decode_map(stored.encoded)
-        height, width = drawn.shape[:2]
-        # a drawing of hands and faces alone stays one
-        body = min(
-            (True, False),
-            key=lambda one: np.count_nonzero(draw_people(stored.people or (), height, width, body=one) != drawn),
-        )
-        canvas = draw_people(mirrored(stored.people, width), height, width, body=body)
+        height, width = decode_map(stored.encoded).shape[:2]
+        canvas = draw_people(mirrored(stored.people, width), height, width, body=self.with_bodies)
         from_left = view.resized[0] - view.left - view.target[0]
         return cut(canvas, replace(view, left=from_left, flipped=False))

@@ -126,6 +126,15 @@ class ShardReader:
             prefetcher.close()
             plan.close()
 
+    def peek(self) -> Batch:
+        """The batch that comes next, which is not used up; not while an iterator is under way."""
+        position, batches = self.position, iter(self)
+        try:
+            return next(batches)
+        finally:
+            batches.close()  # type: ignore[attr-defined]  # a generator, whose end closes its threads
+            self.position = position
+
     def held_out(self, num_rows: int | None = None) -> Batch:
         """The rows that are kept for the probe, the first `num_rows` of them: middle of the image, with their prompts.
 
@@ -192,7 +201,10 @@ class ShardReader:
             layer = dataset.layer(name)
             shards = layer.committed()
             if shards:
-                kinds.append(HintKind.of(name, layer.schema(min(shards))))
+                first = min(shards)
+                record = layer.record(first)
+                options = record.unit.config if record else None
+                kinds.append(HintKind.of(name, layer.schema(first), options))
         return kinds
 
     def _make_order(self, rows_per_run: int) -> SampleOrder:

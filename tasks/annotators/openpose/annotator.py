@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from controlmill.config.base import Options
 from storage.weights.reference import FoundWeights, WeightsFile
+from storage.weights.tensors import read_tensors
 from tasks.annotators.base import Annotation, Resources
-from tasks.annotators.checkpoint import fill, read_state
+from tasks.annotators.checkpoint import fill
 from tasks.annotators.network import NetworkAnnotator, NetworkOptions, annotators_file, loaded
 from tasks.annotators.openpose.body import find_joints
 from tasks.annotators.openpose.details import NUM_FACE, Points, find_faces, find_hands
@@ -111,7 +112,7 @@ class Openpose(NetworkAnnotator):
             network = bodypose_model() if is_body else handpose_model()
             # the file names layers as Caffe did, the network puts the name of a stage before each
             stages = {name.partition(".")[2]: name for name in network.state_dict()}
-            state = {stages.get(name, name): value for name, value in read_state(one.path).items()}
+            state = {stages.get(name, name): value for name, value in read_tensors(one.path).items()}
             fill(network, state, one.path)
             networks["body" if is_body else "hand"] = network
         return networks

@@ -14,8 +14,8 @@ from pydantic import Field
 from controlmill.config.base import Options
 from controlmill.errors import WeightsUnusableError
 from storage.weights.reference import FoundWeights, WeightsFile
+from storage.weights.tensors import read_tensors
 from tasks.annotators.base import Annotation, Resources
-from tasks.annotators.checkpoint import read_state
 from tasks.annotators.network import NetworkOptions, PaddedNetworkAnnotator, finite
 from tasks.annotators.segmentation.palette import NUM_CLASSES
 from tasks.images.types import as_pixels
@@ -98,7 +98,7 @@ class Segmentation(PaddedNetworkAnnotator):
                 f"not an upernet or mask2former with ADE20K's {NUM_CLASSES}"
             )
         network, info = kinds[config.model_type].from_pretrained(
-            None, config=config, state_dict=read_state(weights_file.path), output_loading_info=True
+            None, config=config, state_dict=read_tensors(weights_file.path), output_loading_info=True
         )
         wrong = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
         if wrong:

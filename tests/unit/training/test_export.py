@@ -8,11 +8,11 @@ import torch
 
 from controlmill.config.model import ModelOptions
 from controlmill.errors import WeightsMissingError, WeightsUnusableError
+from storage.weights.tensors import read_tensors
 from training.base_model import BaseModel
 from training.controlnet import ControlNets, create
 from training.export import export_model
 from training.layouts import from_cldm
-from training.tensor_file import read_tensors
 
 Tiny = Callable[..., Path]
 

@@ -153,3 +153,15 @@ def test_mirrored_people_are_drawn_anew() -> None:
     assert (
         drawing[y, x] == kind.cut(stored, replace(crop, left=8))[int(joints[7, 1]), 95 - int(joints[7, 0]) - 24]
     ).all()
+
+
+def test_mirrored_hands_without_bodies_stay_so() -> None:
+    joints = np.column_stack([standing(left=0.1, size=0.8) * (96, 64), np.ones(18)]).ravel().tolist()
+    hand = np.column_stack([np.linspace(20, 40, 21), np.linspace(10, 30, 21), np.ones(21)]).ravel().tolist()
+    person = {BODY: joints, LEFT_HAND: hand, RIGHT_HAND: None, FACE: None}
+    schema = layer_schema([pa.field("people", pa.list_(pa.int32()))])
+    kind = HintKind.of("openpose", schema, {"include_body": False, "include_hand": True})
+    stored = StoredHint(encode_map(draw_people([person], 64, 96, body=False)), [person])
+    seen = kind.cut(stored, View((96, 64), (96, 64), 0, 0, flipped=True))
+    assert seen.any()
+    assert (seen == draw_people(mirrored([person], 96), 64, 96, body=False)).all()

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from controlmill.testing.poses import standing
@@ -22,12 +23,16 @@ from storage.people import BODY, FACE, LEFT_HAND, RIGHT_HAND, draw_people
 from tasks.annotators.base import Annotation, Annotator
 
 
+class PosesOptions(Options):
+    include_body: bool = True
+
+
 class Poses(Annotator):
     """People."""
 
     name = "poses"
     version = "1"
-    options_model = Options
+    options_model = PosesOptions
     channels = 3
 
     @classmethod
@@ -45,18 +50,24 @@ class Poses(Annotator):
     def _one(self, image):
         height, width = image.shape[:2]
         joints = np.float32(np.column_stack([standing() * (width, height), np.ones(18)]))
-        person = {BODY: joints.ravel().tolist(), LEFT_HAND: None, RIGHT_HAND: None, FACE: None}
-        return Annotation(draw_people([person], height, width), {"people": [person]})
+        hand = np.float32(np.column_stack([np.linspace(20, 40, 21), np.linspace(10, 30, 21), np.ones(21)]))
+        person = {BODY: joints.ravel().tolist(), LEFT_HAND: hand.ravel().tolist(), RIGHT_HAND: None, FACE: None}
+        drawing = draw_people([person], height, width, body=self.options.include_body)
+        return Annotation(drawing, {"people": [person]})
 '''
 
 
-def test_mirrored_rows_bring_people_drawn_anew(tmp_path: Path, open_reader: Any) -> None:
+@pytest.mark.parametrize("body", [True, False])
+def test_mirrored_rows_bring_people_drawn_anew(tmp_path: Path, open_reader: Any, *, body: bool) -> None:
     (tmp_path / "poses.py").write_text(POSES)
-    dataset = write_training_set(tmp_path, 16, 64, annotators=("canny", f"{tmp_path}/poses.py:Poses"))
+    name = f"{tmp_path}/poses.py:Poses"
+    options = {"annotators": ("canny", name), "annotator_options": {name: {"include_body": body}}}
+    dataset = write_training_set(tmp_path, 16, 64, **options)
     joints = np.float32(np.column_stack([standing() * (64, 64), np.ones(18)]))
-    person = {BODY: joints.ravel().tolist(), LEFT_HAND: None, RIGHT_HAND: None, FACE: None}
-    plain = hint(draw_people([person], 64, 64))
-    turned = hint(draw_people(mirrored([person], 64), 64, 64))
+    fingers = np.float32(np.column_stack([np.linspace(20, 40, 21), np.linspace(10, 30, 21), np.ones(21)]))
+    person = {BODY: joints.ravel().tolist(), LEFT_HAND: fingers.ravel().tolist(), RIGHT_HAND: None, FACE: None}
+    plain = hint(draw_people([person], 64, 64, body=body))
+    turned = hint(draw_people(mirrored([person], 64), 64, 64, body=body))
     assert not torch.equal(turned, plain.flip(-1))
     with open_reader(dataset, condition="poses", random_flip=True, batch_size=8) as reader:
         batches = iter(reader)

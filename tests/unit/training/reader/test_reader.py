@@ -274,3 +274,10 @@ def test_the_same_over_fsspec(squares: str, open_reader: Any) -> None:
     assert keys(one) == keys(other)
     assert all(torch.equal(a.pixels_BCHW, b.pixels_BCHW) for a, b in zip(one, other, strict=True))
     memory.rm("/train", recursive=True)
+
+
+def test_a_look_at_what_comes_next_uses_nothing_up(squares: str, open_reader: Any) -> None:
+    with open_reader(squares) as reader:
+        seen = reader.peek()
+        assert reader.position == 0
+        assert next(iter(reader)).keys == seen.keys
