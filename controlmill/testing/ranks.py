@@ -12,6 +12,23 @@ from typing import Any
 _LIMIT_S = 900.0
 
 
+def run_options(folder: Path, name: str, **options: Any) -> dict[str, Any]:
+    """Options of a short run `folder`/`name` on `folder`/dataset and `folder`/base, without a probe."""
+    return {
+        "train_data_dir": str(folder / "dataset"),
+        "condition": ["canny"],
+        "keep_empty_hints": True,
+        "pretrained_model_name_or_path": str(folder / "base"),
+        "output_dir": str(folder / name),
+        "resolution": 64,
+        "train_batch_size": 2,
+        "learning_rate": 1e-3,
+        "report_to": ["none"],
+        "num_probe_rows": 0,
+        **options,
+    }
+
+
 def train_on_ranks(num_ranks: int, configs: Sequence[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
     """Train each configuration on so many ranks; returns for each what rank 0 says: the outcome, or the error.
 

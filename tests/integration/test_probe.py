@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from controlmill.cli.main import main
-from controlmill.testing.ranks import train_on_ranks
+from controlmill.testing.ranks import run_options, train_on_ranks
 from controlmill.testing.tiny_sd import write_tiny_sd
 from controlmill.testing.training_set import write_training_set
 
@@ -24,23 +24,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config(folder: Path, name: str, **options: Any) -> dict[str, Any]:
-    return {
-        "train_data_dir": str(folder / "dataset"),
-        "condition": ["canny"],
-        "keep_empty_hints": True,
-        "pretrained_model_name_or_path": str(folder / "base"),
-        "output_dir": str(folder / name),
-        "resolution": 64,
-        "train_batch_size": 4,
-        "max_train_steps": NUM_UPDATES,
-        "checkpointing_steps": 2,
-        "learning_rate": 1e-3,
-        "hint_init": "kaiming",
-        "report_to": ["none"],
-        "num_probe_rows": 5,
-        "probe_steps": 1,
-        **options,
-    }
+    own = {"train_batch_size": 4, "max_train_steps": NUM_UPDATES, "checkpointing_steps": 2, "hint_init": "kaiming"}
+    return run_options(folder, name, **{**own, "num_probe_rows": 5, "probe_steps": 1, **options})
 
 
 def lines(folder: Path, name: str, log: str) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from controlmill.testing.ranks import train_on_ranks
+from controlmill.testing.ranks import run_options, train_on_ranks
 from controlmill.testing.tiny_sd import write_tiny_sd
 from controlmill.testing.training_set import write_training_set
 
@@ -28,23 +28,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config(folder: Path, name: str, **options: Any) -> dict[str, Any]:
-    return {
-        "train_data_dir": str(folder / "dataset"),
-        "condition": ["canny"],
-        "keep_empty_hints": True,
-        "pretrained_model_name_or_path": str(folder / "base"),
-        "output_dir": str(folder / name),
-        "resolution": 64,
-        "train_batch_size": 2,
-        "gradient_accumulation_steps": 1,
-        "max_train_steps": NUM_UPDATES,
-        "checkpointing_steps": 2,
-        "learning_rate": 1e-3,
-        "report_to": ["none"],
-        "num_probe_rows": 0,
-        "use_ema": True,
-        **options,
-    }
+    own = {"max_train_steps": NUM_UPDATES, "checkpointing_steps": 2, "use_ema": True}
+    return run_options(folder, name, **{**own, **options})
 
 
 def losses(folder: Path, name: str) -> list[float]:
@@ -69,46 +54,43 @@ def as_if_killed_after_checkpoint_2(folder: Path, name: str, copy: str) -> None:
         file.write('{"update": 5, "lo')
 
 
+def train(num_ranks: int, configs: list[dict[str, Any]], messages: Path) -> None:
+    outcomes = train_on_ranks(num_ranks, configs, messages)
+    assert [outcome.get("update") for outcome in outcomes] == [NUM_UPDATES] * len(configs), outcomes
+
+
+def go_on(folder: Path, prefix: str, num_ranks: int, **options: Any) -> None:
+    """Go on with a copy of each run of two ranks as a kill has left it."""
+    configs = []
+    for stage in STAGES:
+        as_if_killed_after_checkpoint_2(folder, f"two-{stage}", f"{prefix}-{stage}")
+        configs.append(config(folder, f"{prefix}-{stage}", zero_stage=stage, **options))
+    train(num_ranks, configs, folder / f"ranks-{prefix}")
+
+
 @pytest.fixture(scope="module")
 def one_rank(folder: Path) -> Path:
     configs = [config(folder, f"one-{stage}", zero_stage=stage, train_batch_size=4) for stage in STAGES]
-    configs.append(config(folder, "accumulated", gradient_accumulation_steps=2))
-    outcomes = train_on_ranks(1, configs, folder / "ranks-1")
-    assert [outcome.get("update") for outcome in outcomes] == [NUM_UPDATES] * len(configs), outcomes
+    train(1, [*configs, config(folder, "accumulated", gradient_accumulation_steps=2)], folder / "ranks-1")
     return folder
 
 
 @pytest.fixture(scope="module")
 def two_ranks(folder: Path) -> Path:
-    configs = [config(folder, f"two-{stage}", zero_stage=stage) for stage in STAGES]
-    outcomes = train_on_ranks(2, configs, folder / "ranks-2")
-    assert [outcome.get("update") for outcome in outcomes] == [NUM_UPDATES] * len(configs), outcomes
+    train(2, [config(folder, f"two-{stage}", zero_stage=stage) for stage in STAGES], folder / "ranks-2")
     return folder
 
 
 @pytest.fixture(scope="module")
 def resumed(two_ranks: Path) -> Path:
-    folder = two_ranks
-    configs = []
-    for stage in STAGES:
-        as_if_killed_after_checkpoint_2(folder, f"two-{stage}", f"resumed-{stage}")
-        configs.append(config(folder, f"resumed-{stage}", zero_stage=stage, resume_from_checkpoint="latest"))
-    outcomes = train_on_ranks(2, configs, folder / "ranks-2-resumed")
-    assert [outcome.get("update") for outcome in outcomes] == [NUM_UPDATES] * len(configs), outcomes
-    return folder
+    go_on(two_ranks, "resumed", 2, resume_from_checkpoint="latest")
+    return two_ranks
 
 
 @pytest.fixture(scope="module")
 def on_fewer_ranks(two_ranks: Path) -> Path:
-    folder = two_ranks
-    configs = []
-    for stage in STAGES:
-        as_if_killed_after_checkpoint_2(folder, f"two-{stage}", f"fewer-{stage}")
-        options = {"zero_stage": stage, "resume_from_checkpoint": "checkpoint-2", "train_batch_size": 4}
-        configs.append(config(folder, f"fewer-{stage}", **options))
-    outcomes = train_on_ranks(1, configs, folder / "ranks-1-resumed")
-    assert [outcome.get("update") for outcome in outcomes] == [NUM_UPDATES] * len(configs), outcomes
-    return folder
+    go_on(two_ranks, "fewer", 1, resume_from_checkpoint="checkpoint-2", train_batch_size=4)
+    return two_ranks
 
 
 @pytest.mark.parametrize("stage", STAGES)

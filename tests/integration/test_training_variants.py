@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from controlmill.testing.ranks import train_on_ranks
+from controlmill.testing.ranks import run_options, train_on_ranks
 from controlmill.testing.s3 import BUCKET, S3Server
 from controlmill.testing.tiny_sd import write_tiny_sd
 from controlmill.testing.training_set import write_training_set
@@ -31,20 +31,8 @@ RUNS: dict[str, dict[str, Any]] = {
 
 
 def config(folder: Path, name: str, *, base: str = "sd1", **options: Any) -> dict[str, Any]:
-    return {
-        "train_data_dir": str(folder / "dataset"),
-        "condition": ["canny"],
-        "keep_empty_hints": True,
-        "pretrained_model_name_or_path": str(folder / base),
-        "output_dir": str(folder / name),
-        "resolution": 64,
-        "train_batch_size": 2,
-        "max_train_steps": 3,
-        "learning_rate": 1e-3,
-        "report_to": ["none"],
-        "num_probe_rows": 0,
-        **options,
-    }
+    own = {"max_train_steps": 3, "pretrained_model_name_or_path": str(folder / base)}
+    return run_options(folder, name, **{**own, **options})
 
 
 @pytest.fixture(scope="module")

@@ -5,17 +5,14 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from controlmill.config import Options, ShardOptions
+from controlmill.config import Options
 from controlmill.errors import StorageError
+from controlmill.testing.grey_shard import write_grey_shard
 from storage.dataset import Dataset
-from storage.record import CommitRecord
-from storage.schema import image_schema
 from storage.weights.reference import WeightsFile
-from storage.writer import ShardWriter
 from tasks.annotate_shard import Group, MakeMaps, annotate_shard
 from tasks.annotators.base import Annotation, Annotator
 from tasks.annotators.maps import make_maps
@@ -46,19 +43,7 @@ class Heavy(Annotator):
 @pytest.fixture
 def dataset(tmp_path: Path) -> Dataset:
     """One shard of grey images."""
-    made = Dataset.create(str(tmp_path / "dataset"))
-    schema = image_schema(ShardOptions())
-    rows = [
-        {"key": f"{number:04d}", "image": {"bytes": encode_map(np.full((4, 4), number, np.uint8)), "path": "x.png"}}
-        for number in range(NUM_ROWS)
-    ]
-    with ShardWriter(made, "image", 0, schema) as writer:
-        writer.write(pa.RecordBatch.from_pylist(rows, schema))
-        written = writer.close()
-        record = {"count": NUM_ROWS, "successes": NUM_ROWS, "layer": "image", "shard": 0, "rows": NUM_ROWS}
-        file = {"bytes": written.num_bytes, "sha256": written.sha256, "fingerprint": "images"}
-        writer.commit(CommitRecord.model_validate({**record, **file}))
-    return made
+    return write_grey_shard(tmp_path, NUM_ROWS)
 
 
 @pytest.fixture

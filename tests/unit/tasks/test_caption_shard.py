@@ -4,22 +4,17 @@ import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from controlmill.config import CaptionOptions, ShardOptions
+from controlmill.config import CaptionOptions
 from controlmill.errors import StorageError
 from controlmill.reasons import Reason
+from controlmill.testing.grey_shard import write_grey_shard
 from storage.dataset import Dataset
-from storage.record import CommitRecord
-from storage.schema import image_schema
-from storage.writer import ShardWriter
 from tasks.caption_shard import Batch, Caption, caption_shard
 from tasks.captioners.base import CaptionModel
 from tasks.captioners.blip import Blip
-from tasks.images.encode import encode_map
 from tasks.progress import ShardProgress
 
 NUM_ROWS = 70
@@ -28,23 +23,7 @@ NUM_ROWS = 70
 @pytest.fixture
 def dataset(tmp_path: Path) -> Dataset:
     """One shard of images whose caption is their number, but for each third."""
-    made = Dataset.create(str(tmp_path / "dataset"))
-    schema = image_schema(ShardOptions())
-    rows = [
-        {
-            "key": f"{number:04d}",
-            "caption": f"number {number}" if number % 3 else None,
-            "image": {"bytes": encode_map(np.full((4, 4), number, np.uint8)), "path": f"{number:04d}.png"},
-        }
-        for number in range(NUM_ROWS)
-    ]
-    with ShardWriter(made, "image", 0, schema) as writer:
-        writer.write(pa.RecordBatch.from_pylist(rows, schema))
-        written = writer.close()
-        record = {"count": NUM_ROWS, "successes": NUM_ROWS, "layer": "image", "shard": 0, "rows": NUM_ROWS}
-        file = {"bytes": written.num_bytes, "sha256": written.sha256, "fingerprint": "images"}
-        writer.commit(CommitRecord.model_validate({**record, **file}))
-    return made
+    return write_grey_shard(tmp_path, NUM_ROWS, lambda number: f"number {number}" if number % 3 else None)
 
 
 def captioner(batch_size: int = 16) -> Blip:
