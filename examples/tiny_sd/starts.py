@@ -60,9 +60,7 @@ def _identity_blocks(network: nn.Module) -> None:
 
 def _copy(conv: nn.Conv2d, *, mean: bool = False) -> None:
     """Channel i to channel i: its middle, or the mean of 2 x 2 (diffusers pads right and below before it strides)."""
-    conv.weight.mul_(_NOISE)
-    conv.bias.zero_()
-    middle = conv.kernel_size[0] // 2
+    middle = _quieten(conv)
     for channel in range(min(conv.in_channels, conv.out_channels)):
         if mean:
             conv.weight[channel, channel, :2, :2] += 0.25
@@ -71,18 +69,23 @@ def _copy(conv: nn.Conv2d, *, mean: bool = False) -> None:
 
 
 def _split(conv: nn.Conv2d, num: int) -> None:
-    conv.weight.mul_(_NOISE)
-    conv.bias.zero_()
-    middle = conv.kernel_size[0] // 2
+    """Each of the first `num` channels becomes the pair (x, -x)."""
+    middle = _quieten(conv)
     for channel in range(num):
         conv.weight[channel, channel, middle, middle] += 1.0
         conv.weight[num + channel, channel, middle, middle] -= 1.0
 
 
 def _join(conv: nn.Conv2d, num: int) -> None:
-    conv.weight.mul_(_NOISE)
-    conv.bias.zero_()
-    middle = conv.kernel_size[0] // 2
+    """Each of the first `num` pairs becomes one channel."""
+    middle = _quieten(conv)
     for channel in range(num):
         conv.weight[channel, channel, middle, middle] += 1.0
         conv.weight[channel, num + channel, middle, middle] -= 1.0
+
+
+def _quieten(conv: nn.Conv2d) -> int:
+    """Leave next to nothing of a convolution; returns the place of its middle."""
+    conv.weight.mul_(_NOISE)
+    conv.bias.zero_()
+    return conv.kernel_size[0] // 2
