@@ -23,7 +23,7 @@ def urls(rows: Rows) -> list[str | None]:
 
 def write(path: Path, data: bytes, *, zipped: bool) -> Path:
     path = path.with_name(f"{path.name}.gz") if zipped else path
-    path.write_bytes(gzip.compress(data) if zipped else data)
+    path.write_bytes(gzip.compress(data, mtime=0) if zipped else data)
     return path
 
 
@@ -116,7 +116,7 @@ def test_json_lines_in_a_file_named_json(tmp_path: Path, read: Read) -> None:
         ("a.parquet", b"PAR1 no", r"a\.parquet: cannot be read: "),
         (
             "a.csv.gz",
-            gzip.compress(b"url\n" + b"x\n" * 1000)[:-12],
+            gzip.compress(b"url\n" + b"x\n" * 1000, mtime=0)[:-12],
             r"a\.csv\.gz: cannot be read: Compressed file ended",
         ),
         ("a.csv.gz", b"\x1f\x8bnot gzip", r"a\.csv\.gz: cannot be read: "),
@@ -184,7 +184,7 @@ def test_a_folder_is_read_in_the_order_of_names(tmp_path: Path, read: Read) -> N
 
 def test_a_folder_of_several_formats(tmp_path: Path, read: Read) -> None:
     tmp_path.joinpath("a.txt").write_text("1")
-    tmp_path.joinpath("a.txt.gz").write_bytes(gzip.compress(b"2"))
+    tmp_path.joinpath("a.txt.gz").write_bytes(gzip.compress(b"2", mtime=0))
     tmp_path.joinpath("a.csv").write_text("url\n3\n")
     with pytest.raises(
         SourceMissingError, match=r"files of several formats \(csv, txt, txt\.gz\): choose one with input_f"
