@@ -55,7 +55,7 @@ class Report:
             seen += f", updates {curve[0][0]:,} to {curve[-1][0]:,}"
         if self.detector.num_unusable:
             seen += f"; {self.detector.num_unusable:,} more without finite losses"
-        lines = [f"{self.file}: {seen}", f"  {self._verdict()}"]
+        lines = [f"{self.file}: {seen}", f"  {self.verdict()}"]
         for name, meaning in _MEANINGS.items():
             event = self.detector.events.get(name)
             if event is not None:
@@ -67,9 +67,10 @@ class Report:
 
     def title(self) -> str:
         """The verdict without what is in brackets."""
-        return re.sub(r" \([^)]*\)", "", self._verdict()).rstrip(".")
+        return re.sub(r" \([^)]*\)", "", self.verdict()).rstrip(".")
 
-    def _verdict(self) -> str:
+    def verdict(self) -> str:
+        """Whether and where it converged, in one sentence."""
         values, events = self.to_json(), self.detector.events
         if "already_following" in events:
             return "The control was followed from the first evaluation on; there is no convergence to date."

@@ -120,6 +120,10 @@ class Run:
         at = self.config.unlock_at_step
         return not self.config.sd_locked or self.adjustments.base_unlocked or (at is not None and self.update >= at)
 
+    def sum_over_ranks(self, values: "torch.Tensor") -> "torch.Tensor":
+        """The sum over all ranks, in place."""
+        return self.place.sum(values)
+
     def autocast(self) -> AbstractContextManager[object]:
         """The precision of the run."""
         return self.place.autocast(self.config.mixed_precision)

@@ -15,8 +15,11 @@ _PLACES = frozenset({"output_dir", "train_data_dir", "ray_address", "resume_from
 _LIBRARIES = ("torch", "diffusers", "deepspeed", "transformers")
 
 
-def recipe_of(run: "Run") -> Recipe:
-    """How the ControlNet of this run was made; nothing in it tells of the machine."""
+def recipe_of(run: "Run", following: str) -> Recipe:
+    """How the ControlNet of this run was made; nothing in it tells of the machine.
+
+    `following` is what the probe says of it.
+    """
     config = run.config
     dataset = Dataset.open(config.train_data_dir)
     options = config.model_dump(mode="json", exclude_defaults=True, exclude=set(_PLACES))
@@ -32,6 +35,7 @@ def recipe_of(run: "Run") -> Recipe:
         epochs=run.epoch,
         options={**options, "pretrained_model_name_or_path": run.base.files.reference},
         num_rows=run.reader.num_rows,
+        following=following or None,
         libraries={name: importlib.metadata.version(name) for name in _LIBRARIES},
     )
 

@@ -228,7 +228,8 @@ def _export_here(trained: Trained, target: str, averages: Sequence[torch.Tensor]
     staging = Staging()
     folder = Path(root) if files.is_local else staging.new_folder()
     run.controlnets.save(folder / EXPORT, state)
-    write_model_card(folder, recipe_of(run))
+    said = [sentence for callback in trained.callbacks if (sentence := callback.summary())]
+    write_model_card(folder, recipe_of(run, " ".join(said)))
     if trained.decoder is not None:
         run.base.unet.save_pretrained(folder / "unet")
     if not files.is_local:

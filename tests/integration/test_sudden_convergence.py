@@ -101,6 +101,7 @@ def test_it_went_on_as_long_as_it_was_told_to(runs: dict[str, Path], capsys: pyt
     assert len(lines(runs["related"] / "metrics.jsonl")) == min(at + 45, NUM_UPDATES)
     commit = json.loads((runs["related"] / f"checkpoint-{at}" / "commit.json").read_text())
     assert commit["keep"] == f"converged-{at}"
+    assert "Convergence at update " in (runs["related"] / "README.md").read_text()
 
 
 @pytest.mark.timeout(600)
@@ -110,3 +111,4 @@ def test_unrelated_hints_stay_silent(runs: dict[str, Path], capsys: pytest.Captu
     assert found["settled"] is None
     assert found["max_gain"] < 0.02
     assert found["forecasts"] == []
+    assert "No convergence: " in (runs["unrelated"] / "README.md").read_text()

@@ -130,6 +130,9 @@ class RunContext(Protocol):
     def log_scalar(self, name: str, value: float) -> None:
         """Send one number to TensorBoard and wandb, at the present update (rank 0; ignored on the others)."""
 
+    def sum_over_ranks(self, values: "torch.Tensor") -> "torch.Tensor":
+        """The sum of a tensor over all ranks, in place; every rank must call it."""
+
     def autocast(self) -> "AbstractContextManager[object]":
         """The precision that the run trains in."""
 
@@ -151,6 +154,10 @@ class Callback:
 
     def on_train_end(self, run: RunContext) -> None:
         """After the last update and the export; not called where the run failed."""
+
+    def summary(self) -> str:
+        """One sentence for the model card; empty for none."""
+        return ""
 
     def state_dict(self) -> dict[str, Any]:
         """What it needs to go on, as JSON holds it; the same on every rank."""

@@ -1,9 +1,8 @@
 """Measures the control gain in training, detects and forecasts sudden convergence, and does what was asked for then."""
 
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import torch
 
 from controlmill.config.convergence import Action
 from controlmill.errors import ConfigError
@@ -13,6 +12,7 @@ from training.probe import Probe, ProbeResult
 from training.probe_interval import cost_in_updates, default_interval, expected_convergence
 from training.probe_log import PROBE_LOG
 from training.probe_rows import ProbeRows
+from training.report import Report
 from training.stalled import causes, stalled
 
 if TYPE_CHECKING:
@@ -94,6 +94,10 @@ class ProbeCallback(Callback):
         share = self._probe_s / self._train_s if self._train_s else 0.0
         run.log("probe_cost", seconds=round(self._probe_s, 2), share_of_training=f"{share:.1%}")
 
+    def summary(self) -> str:
+        """What the probe says of the run."""
+        return Report(Path(PROBE_LOG), self.detector, self.detector.convergence()).verdict() if self._probe else ""
+
     def state_dict(self) -> dict[str, Any]:
         """Detector, warnings and requests; the same on every rank."""
         return {
@@ -119,18 +123,13 @@ class ProbeCallback(Callback):
             chunk_size=self._config.train_batch_size,
         )
 
-        def summed(values: torch.Tensor) -> torch.Tensor:
-            if run.world_size > 1:
-                torch.distributed.all_reduce(values)
-            return values
-
         return Probe(
             rows,
             run.base,
             fractions=self._config.probe_timesteps,
             seed=self._config.seed,
             autocast=run.autocast,
-            sum_over_ranks=summed,
+            sum_over_ranks=run.sum_over_ranks,
         )
 
     def _evaluate(self, run: RunContext, probe: Probe) -> None:

@@ -125,7 +125,11 @@ class Run:
 
 def test_a_run_that_converges() -> None:
     run = Run()
-    run.go(Callback(config()))
+    callback = Callback(config())
+    assert callback.summary() == ""
+    run.go(callback)
+    assert callback.summary().startswith("Convergence at update ")
+    assert ": sudden (R " in callback.summary()
     assert [line["update"] for line in run.files["probe.jsonl"]] == list(range(0, 2001, 40))
     assert run.files["probe_rows.jsonl"] == [
         {"update": 0, "timesteps": [300, 450, 650], "keys": ["00000000", "00000001"]}
