@@ -13,8 +13,8 @@ from controlmill.testing.hostile_server import HostileServer, tiny_png
 from tasks.pull.guard import Guard
 from tasks.pull.pull import Pulled, Puller, Surroundings
 
-TIMEOUT_S = 0.5
-TOTAL_S = 1.5
+TIMEOUT_S = 2.0
+TOTAL_S = 6.0
 MAX_BYTES = 8 * 1024 * 1024
 OPTIONS = PullOptions(
     timeout=TIMEOUT_S,

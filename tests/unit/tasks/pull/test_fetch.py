@@ -11,7 +11,7 @@ from controlmill.testing.network import ListedLookup
 from tasks.pull.guard import Guard
 from tasks.pull.pull import Pulled, Puller, Surroundings
 
-OPTIONS = PullOptions(timeout=1.0, total_timeout=3.0)
+OPTIONS = PullOptions(timeout=20.0, total_timeout=30.0)
 MY_BOT: dict[str, Any] = {"user_agent_token": "MyBot"}
 LOOPBACK = Guard(lambda address: str(address) == "127.0.0.1")
 

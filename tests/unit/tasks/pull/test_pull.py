@@ -18,7 +18,7 @@ from tasks.pull.outage import OutageLimits
 from tasks.pull.pull import Pulled, Puller, Surroundings
 
 DATA = b"an image, as far as pulling knows"
-OPTIONS = PullOptions(timeout=1.0, total_timeout=5.0, allow_private_networks=True)
+OPTIONS = PullOptions(timeout=20.0, total_timeout=30.0, allow_private_networks=True)
 
 
 @pytest.fixture
