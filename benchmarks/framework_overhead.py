@@ -1,10 +1,13 @@
 """What Prefect, Ray and the commit cost on top of the same work in a bare loop, at 1,000 rows a shard.
 
-Usage: python benchmarks/framework_overhead.py [--rounds 3] [--out benchmarks/results/NAME.md] [--note NOTE.md]
+Usage: python benchmarks/framework_overhead.py [--rounds 3] [--processes-count N] [--out benchmarks/results/NAME.md]
+                                               [--note NOTE.md]
 
-Both send their rows through the same line (pull, decode, resize, Canny, encode), one shard at a time. The bare loop has
-no engine, no plan, no commit, no hash of what it writes and no progress: it gathers a shard's rows in memory and writes
-two plain Parquet files. Cost per shard is that of a long run less that of a short one, so start-up is not in it.
+Both send their rows through the same line (pull, decode, resize, Canny, encode). The bare loop makes a shard at a time
+with a thread per CPU; the build makes `--processes-count` at a time, by default its own default, one per CPU with one
+thread each. The bare loop has no engine, no plan, no commit, no hash of what it writes and no progress: it gathers a
+shard's rows in memory and writes two plain Parquet files. Cost per shard is that of a long run less that of a short
+one, so start-up is not in it.
 """
 
 import argparse
@@ -29,7 +32,7 @@ from tasks.pull.pull import Puller
 from tasks.rows import FinishedRow, SourceRow
 
 ROWS_PER_SHARD = 1000
-SHORT, LONG = 1, 6
+SHORT, LONG = 2, 8
 TARGET = 1.10
 OPTIONS = ShardOptions(
     annotators=("canny",),
@@ -63,7 +66,7 @@ def bare_loop(urls: Sequence[str], folder: Path) -> None:
             pq.write_table(table, folder / f"{name}-{number}.parquet", compression="none", row_group_size=64)
 
 
-def costs(kind: str, urls: list[str], folder: Path) -> tuple[Cost, Cost]:
+def costs(kind: str, urls: list[str], folder: Path, num_processes: int) -> tuple[Cost, Cost]:
     """A short and a long run of one kind."""
     measured: list[Cost] = []
     for num_shards in (SHORT, LONG):
@@ -76,7 +79,7 @@ def costs(kind: str, urls: list[str], folder: Path) -> tuple[Cost, Cost]:
                 command = [sys.executable, "-m", "controlmill.cli.main", "build", "--url-list", str(url_list)]
                 command += ["--output-folder", output, "--number-sample-per-shard", str(ROWS_PER_SHARD)]
                 command += ["--annotators", "canny", "--resize-mode", "keep_ratio_largest"]
-                command += ["--allow-private-networks", "--processes-count", "1"]
+                command += ["--allow-private-networks", "--processes-count", str(num_processes)]
                 command += ["--thread-count", "64", "--max-connections-per-host", "64"]
             measured.append(run(command, folder / "run.log", ENVIRONMENT))
             if kind != "bare loop":
@@ -103,6 +106,7 @@ def main() -> None:
     """Measure and write the result file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--processes-count", type=int, default=os.cpu_count())
     parser.add_argument("--out", type=Path)
     parser.add_argument("--note", type=Path, help="Markdown to put at the end of the result file")
     parser.add_argument("--bare", nargs=2, type=Path, help=argparse.SUPPRESS)
@@ -119,19 +123,19 @@ def main() -> None:
             urls = [f"{url}/{names[row % len(names)]}?{row}" for row in range(LONG * ROWS_PER_SHARD)]
             for _ in range(arguments.rounds):
                 for kind, results in measured.items():
-                    results.append(costs(kind, urls, Path(name)))
+                    results.append(costs(kind, urls, Path(name), arguments.processes_count))
                     print(kind, per_shard(results[-1]), by_kind(results[-1]), flush=True)
-    text = report(measured, arguments.rounds) + (arguments.note.read_text() if arguments.note else "")
+    text = report(measured, arguments.rounds, arguments.processes_count) + (arguments.note.read_text() if arguments.note else "")
     print(text)
     if arguments.out:
         arguments.out.write_text(text)
 
 
-def report(measured: dict[str, list[tuple[Cost, Cost]]], rounds: int) -> str:
+def report(measured: dict[str, list[tuple[Cost, Cost]]], rounds: int, num_processes: int) -> str:
     """The result file."""
     lines = [
         *heading("What the framework costs"),
-        f"{ROWS_PER_SHARD} rows a shard (640x480 JPEG to 512x384, Canny), one shard at a time: a run",
+        f"{ROWS_PER_SHARD} rows a shard (640x480 JPEG to 512x384, Canny), the build with {num_processes} at a time: a run",
         f"of {LONG} shards less one of {SHORT}, so start-up is not in it. Median of {rounds} interleaved rounds",
         "(lowest in brackets). Other work ran on the machine: wall time is an indication only.",
         "",

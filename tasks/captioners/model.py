@@ -19,6 +19,11 @@ from tasks.captioners.convert import read_vocabulary
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _BESIDE = ("config.json", "preprocessor_config.json", "vocab.txt", "tokenizer.json")
+# the commits of the published captioners; another is taken from `main` unless its reference says `@revision`
+_PUBLISHED = {
+    "Salesforce/blip-image-captioning-base": "82a37760796d32b1411fe092ab5d4e227313294b",
+    "Salesforce/blip-image-captioning-large": "2227ac38c9f16105cb0412e7cab4759978a8fd90",
+}
 _REPOSITORY = re.compile(r"([\w.-]+/[\w.-]+?)(?:@([\w.-]+))?")
 
 
@@ -96,7 +101,7 @@ def model_files(reference: str) -> tuple[WeightsFile, ...]:
         raise ConfigError(f"{reference!r}: a captioner's model on the hub is owner/name or owner/name@revision")
 
     def one(name: str, *, optional: bool = False, or_else: str | None = None) -> WeightsFile:
-        revision = repository[2] or "main"
+        revision = repository[2] or _PUBLISHED.get(repository[1], "main")
         return WeightsFile(repository[1], name, revision, unique_name=False, optional=optional, or_else=or_else)
 
     weights, pickled = _WEIGHTS

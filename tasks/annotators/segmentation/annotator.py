@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 DEFAULT_MODEL: Final = "openmmlab/upernet-convnext-small"
+# what a branch points to may change: the published bytes of this file are what is pinned
+_DEFAULT_FILE: Final = "pytorch_model.bin"
+_DEFAULT_SHA256: Final = "76c163aa531ab7edfb3a77bbcc039e340645aa0ffe2b0ffcfc68755f550c76ea"
 # of ImageNet, on which the backbones were trained
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
@@ -39,10 +42,16 @@ class SegmentationOptions(NetworkOptions):
 
 
 def model_files(repository: str, revision: str) -> tuple[WeightsFile, ...]:
-    """The files of a repository of transformers that a network is made from."""
+    """The files of a repository of transformers that a network is made from; those of the default model by hash."""
+    config = WeightsFile(repository, "config.json", revision, unique_name=False)
+    if (repository, revision) == (DEFAULT_MODEL, "main"):
+        pinned = WeightsFile(
+            repository, _DEFAULT_FILE, sha256=_DEFAULT_SHA256, unique_name=False, or_else="model.safetensors"
+        )
+        return config, pinned
     return (
-        WeightsFile(repository, "config.json", revision, unique_name=False),
-        WeightsFile(repository, "model.safetensors", revision, unique_name=False, or_else="pytorch_model.bin"),
+        config,
+        WeightsFile(repository, "model.safetensors", revision, unique_name=False, or_else=_DEFAULT_FILE),
     )
 
 

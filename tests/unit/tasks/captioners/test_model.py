@@ -7,7 +7,7 @@ import pytest
 
 from controlmill.errors import WeightsMissingError, WeightsUnusableError
 from controlmill.testing.small_blip import write_small_blip
-from tasks.captioners.model import find_model, weights_file
+from tasks.captioners.model import find_model, model_files, weights_file
 
 
 def test_a_folder_is_called_by_its_name(tmp_path: Path) -> None:
@@ -35,6 +35,12 @@ def test_a_repository_is_looked_for_in_the_folder_of_weights(tmp_path: Path, mon
     assert found.path == str(tmp_path / "somebody" / "small-blip")
     with pytest.raises(WeightsMissingError, match="somebody/other"):
         find_model("somebody/other")
+
+
+def test_published_captioners_are_taken_from_one_commit() -> None:
+    assert {len(file.revision) for file in model_files("Salesforce/blip-image-captioning-large")} == {40}
+    assert {file.revision for file in model_files("Salesforce/blip-image-captioning-large@v2")} == {"v2"}
+    assert {file.revision for file in model_files("me/blip")} == {"main"}
 
 
 def test_safetensors_come_before_pickles(tmp_path: Path) -> None:

@@ -87,3 +87,11 @@ def test_weights_of_another_size_are_refused(tmp_path: Path) -> None:
     shutil.copy(tmp_path / "other" / "model.safetensors", tmp_path / "net" / "model.safetensors")
     with pytest.raises(WeightsUnusableError, match="does not fit its config.json"):
         create("segmentation", {"weights": str(tmp_path / "net")}).setup()
+
+
+def test_the_published_network_is_pinned_by_its_bytes_and_another_is_named_by_its_revision() -> None:
+    _, pinned = create("segmentation", {}).needed_weights()
+    assert (pinned.filename, len(pinned.sha256 or "")) == ("pytorch_model.bin", 64)
+    own = {"model": "me/upernet", "revision": "v2"}
+    _, other = create("segmentation", own).needed_weights()
+    assert (other.filename, other.revision, other.sha256) == ("model.safetensors", "v2", None)
