@@ -75,7 +75,10 @@ def save(trained: Trained, checkpoints: Checkpoints, tag: str = "") -> str:
     place.barrier()
     with checkpoints.writing(run.update) as folder:
         run.engine.save(folder)
-        _save_average(trained, folder)
+        wholes = _whole_averages(trained)
+        if wholes is not None and place.is_first:
+            torch.save(wholes, f"{folder}/{_EMA}")
+        _save_net(trained, Path(folder), wholes)
         if trained.decoder is not None and place.is_first:
             torch.save(trained.decoder.state_dict(), f"{folder}/{_DECODER}")
         place.barrier()
@@ -104,12 +107,21 @@ def save(trained: Trained, checkpoints: Checkpoints, tag: str = "") -> str:
     return checkpoints.address_of(run.update)
 
 
-def _save_average(trained: Trained, folder: str) -> None:
-    if trained.average is None:
-        return
-    wholes = trained.run.engine.whole(trained.average.averages)
-    if trained.run.place.is_first:
-        torch.save(wholes, f"{folder}/{_EMA}")
+def _whole_averages(trained: Trained) -> "list[torch.Tensor] | None":
+    return None if trained.average is None else trained.run.engine.whole(trained.average.averages)
+
+
+def _save_net(trained: Trained, folder: Path, averages: "Sequence[torch.Tensor] | None") -> None:
+    """The ControlNet as it is (the averaged one, where there is one) in diffusers' layout, into `folder` of rank 0."""
+    run = trained.run
+    with run.engine.gathered():
+        if not run.place.is_first:
+            return
+        state = {name: tensor.detach().cpu() for name, tensor in run.controlnets.state_dict().items()}
+        if averages is not None:
+            names = [name for name, parameter in run.controlnets.named_parameters() if parameter.requires_grad]
+            state |= dict(zip(names, averages, strict=True))
+        run.controlnets.save(folder / EXPORT, state)
 
 
 def needs_universal(commit: Commit, place: "Place") -> bool:
@@ -206,35 +218,24 @@ def restore_decoder(decoder: "DecoderTraining", folder: str) -> None:
 
 def export(trained: Trained, checkpoints: Checkpoints) -> str:
     """Write the ControlNet (the averaged one, where there is one) in diffusers' layout; returns its folder."""
-    run = trained.run
-    target = f"{checkpoints.address}/{EXPORT}"
-    averages = None if trained.average is None else run.engine.whole(trained.average.averages)
-    with run.engine.gathered():
-        if run.place.is_first:
-            _export_here(trained, target, averages)
-    run.place.barrier()
-    return target
-
-
-def _export_here(trained: Trained, target: str, averages: Sequence[torch.Tensor] | None) -> None:
     from storage.staging import Staging
 
     run = trained.run
-    state = {name: tensor.detach().cpu() for name, tensor in run.controlnets.state_dict().items()}
-    if averages is not None:
-        names = [name for name, parameter in run.controlnets.named_parameters() if parameter.requires_grad]
-        state |= dict(zip(names, averages, strict=True))
+    target = f"{checkpoints.address}/{EXPORT}"
     files, root = open_files(run.output_dir)
     staging = Staging()
-    folder = Path(root) if files.is_local else staging.new_folder()
-    run.controlnets.save(folder / EXPORT, state)
-    said = [sentence for callback in trained.callbacks if (sentence := callback.summary())]
-    write_model_card(folder, recipe_of(run, " ".join(said)))
-    if trained.decoder is not None:
-        run.base.unet.save_pretrained(folder / "unet")
-    if not files.is_local:
-        for path in sorted(folder.rglob("*")):
-            if path.is_file():
-                files.write(f"{root}/{path.relative_to(folder).as_posix()}", path.read_bytes())
-        staging.discard(folder)
-    run.log("exported", folder=redact(target))
+    folder = Path(root) if files.is_local or not run.place.is_first else staging.new_folder()
+    _save_net(trained, folder, _whole_averages(trained))
+    if run.place.is_first:
+        said = [sentence for callback in trained.callbacks if (sentence := callback.summary())]
+        write_model_card(folder, recipe_of(run, " ".join(said)))
+        if trained.decoder is not None:
+            run.base.unet.save_pretrained(folder / "unet")
+        if not files.is_local:
+            for path in sorted(folder.rglob("*")):
+                if path.is_file():
+                    files.write(f"{root}/{path.relative_to(folder).as_posix()}", path.read_bytes())
+            staging.discard(folder)
+        run.log("exported", folder=redact(target))
+    run.place.barrier()
+    return target

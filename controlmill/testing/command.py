@@ -26,7 +26,7 @@ class Finished:
 
 
 def run(
-    *words: object, environment: Mapping[str, str] | None = None, folder: Path | None = None, limit_s: float = 120.0
+    *words: object, environment: Mapping[str, str] | None = None, folder: Path | None = None, limit_s: float = 600.0
 ) -> Finished:
     """Run the command line to its end, in `folder`, with `environment` laid over this process's own."""
     finished = subprocess.run(  # noqa: S603 - arguments of a test
@@ -45,11 +45,20 @@ def run(
 class Command:
     """One run of the command line, in a process group of its own; its output goes to a file."""
 
-    def __init__(self, arguments: Sequence[str], log_path: Path) -> None:
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        log_path: Path,
+        environment: Mapping[str, str] | None = None,
+        stdin: int | None = None,
+    ) -> None:
+        """`environment` is laid over this process's own; `stdin` is a descriptor, by default this process's."""
         self._log_path = log_path
         with log_path.open("ab") as log_file:
             self.process = subprocess.Popen(  # noqa: S603 - arguments of a test
                 [sys.executable, "-m", "controlmill.cli.main", *arguments],
+                env={**os.environ, **(environment or {})},
+                stdin=stdin,
                 stdout=log_file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

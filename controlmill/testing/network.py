@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 _TURNS = 10
 
 
-async def until(condition: Callable[[], object], limit_s: float = 10.0) -> None:
+async def until(condition: Callable[[], object], limit_s: float = 60.0) -> None:
     """Return as soon as `condition` holds; for what happens in another thread, or has no event of its own."""
     async with asyncio.timeout(limit_s):
         while not condition():  # noqa: ASYNC110, there is nothing to wait on

@@ -68,7 +68,7 @@ class S3Server:
             if stream is not None:
                 stream.close()
         try:
-            self._process.wait(timeout=10)
+            self._process.wait(timeout=60)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

@@ -48,7 +48,9 @@ def weights(folder: Path, name: str) -> dict[str, torch.Tensor]:
 
 def as_if_killed_after_checkpoint_2(folder: Path, name: str, copy: str) -> None:
     """What a kill between updates 3 and 4 leaves: lines beyond the checkpoint, and one that was not finished."""
-    shutil.copytree(folder / name, folder / copy, ignore=shutil.ignore_patterns("checkpoint-4", "controlnet"))
+    shutil.copytree(folder / name, folder / copy)
+    shutil.rmtree(folder / copy / "checkpoint-4")
+    shutil.rmtree(folder / copy / "controlnet")
     (folder / copy / "checkpoint-4").mkdir()
     with (folder / copy / "metrics.jsonl").open("a") as file:
         file.write('{"update": 5, "lo')
@@ -110,6 +112,15 @@ def test_accumulated_gradients_are_those_of_one_batch(one_rank: Path) -> None:
     folder = one_rank
     assert losses(folder, "accumulated") == pytest.approx(losses(folder, "one-0"), rel=1e-6)
     assert norms(folder, "accumulated") == pytest.approx(norms(folder, "one-0"), rel=1e-5)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_checkpoint_has_the_controlnet_as_it_was(two_ranks: Path, stage: int) -> None:
+    run = f"two-{stage}"
+    early, last = (weights(two_ranks, f"{run}/checkpoint-{update}") for update in (2, 4))
+    end = weights(two_ranks, run)
+    assert all(torch.equal(last[name], end[name]) for name in end)
+    assert not all(torch.equal(early[name], end[name]) for name in end)
 
 
 @pytest.mark.parametrize("stage", STAGES)
