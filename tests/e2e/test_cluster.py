@@ -1,9 +1,15 @@
 """Jobs on a Ray cluster of two nodes: submitted, followed, stopped; and what the death of a node costs: nothing."""
 
+import asyncio
 import json
 import os
 import pty
+import re
+import threading
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -91,13 +97,25 @@ def test_a_token_can_lie_in_a_file(head: RayHead, there: Callable[..., Finished]
     assert finished.errors.startswith("error: nothing: there is no such job; `controlmill jobs list")
 
 
+def test_joining_without_the_token_says_what_it_wants(head: RayHead, there: Callable[..., Finished]) -> None:
+    # a Prefect server is not looked for: Ray is joined first
+    options = ["--condition", "canny", "--pretrained-model-name-or-path", "owner/base", "--ray-address", head.address]
+    nobody = {"PREFECT_API_URL": "http://127.0.0.1:1/api", "RAY_AUTH_TOKEN": "wrong"}
+    finished = there("train", "s3://bucket/dataset", *options, **nobody)
+    assert finished.exit_code == 5, finished.errors
+    said = finished.errors.splitlines()[-1]
+    assert said.startswith(f"error: no Ray at {head.address}: ")
+    assert said.endswith("set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to what the cluster has")
+
+
 # A build
 
 
+@dataclass
 class HeldServer(PictureServer):
     """Keeps whoever asks for a picture of the second shard or a later one waiting until it is released."""
 
-    is_released = False
+    released: threading.Event = field(default_factory=threading.Event)
 
     def fallback(self, request: Request) -> Handler:
         handler = super().fallback(request)
@@ -105,14 +123,15 @@ class HeldServer(PictureServer):
         if not number.isdigit() or int(number) < ROWS_PER_SHARD:
             return handler
 
-        async def wait(request: Request, writer: Any) -> bool:
-            import asyncio
-
-            while not self.is_released:
-                await asyncio.sleep(0.05)  # of the server alone; the test waits for what it was asked
+        async def wait(request: Request, writer: asyncio.StreamWriter) -> bool:
+            await asyncio.to_thread(self.released.wait)
             return await handler(request, writer)
 
         return wait
+
+    def __exit__(self, *details: object) -> None:
+        self.released.set()
+        super().__exit__(*details)
 
     def is_asked_for(self, shard: int) -> bool:
         """Whether a worker is at this shard."""
@@ -153,7 +172,7 @@ def count(dataset: Path, *layers: str) -> tuple[int, int]:
             f"SELECT count(*), count(DISTINCT key) FROM ({parts})"
         ).fetchone()
     assert found is not None
-    return found
+    return found[0], found[1]
 
 
 def test_a_node_that_dies_during_a_submitted_build_costs_nothing(
@@ -164,18 +183,21 @@ def test_a_node_that_dies_during_a_submitted_build_costs_nothing(
         (tmp_path / "build.yaml").write_text(yaml.safe_dump(options))
         secret = {"BUCKET_PASSWORD": "open-sesame", "XDG_DATA_HOME": str(tmp_path)}
         names = [word for name in secret for word in ("--env", name)]
-        words = ["build", tmp_path / "build.yaml", "--submission-id", "nightly", *names]
+        words = ["build", tmp_path / "build.yaml", "--submission-id", "nightly", "--with-code", *names]
         command = submit(head, tmp_path / "log", *words, **secret)
         # a CPU each: with one shard done and two under way, one of these is the other node's
         assert command.wait_for(lambda: server.is_asked_for(1) and server.is_asked_for(2)), command.output
         listed = there("jobs", "list")
         assert "nightly  RUNNING" in listed.output, listed.errors
+        (url,) = re.findall(r"prefect_server_ready url=(\S+)", command.output)
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(f"{url}/api/admin/version", timeout=60)  # noqa: S310 - loopback
         assert [process for process in node.family() if is_busy(process)]
         node.kill()
-        server.is_released = True
+        server.released.set()
         assert command.process.wait() == 0, command.output
         expected = build_here({**options, "output_folder": str(tmp_path / "here")})
-    assert "output_folder: " in command.output.splitlines()[0]
+    assert f"output_folder {tmp_path / 'dataset'}" in command.output.splitlines()[0]
     assert "job nightly is submitted to" in command.output
     assert f"{NUM_ROWS} rows in 4 shards" in command.output
     assert parquet_hashes(tmp_path / "dataset") == expected
@@ -245,18 +267,36 @@ def test_ctrl_c_asks_whether_to_stop_the_job(
     words += [word for name in prefect for word in ("--env", name)]
     terminal, stdin = pty.openpty()
     question = "stop the job?"
-    command = submit(head, tmp_path / "log", *words, stdin=stdin, **prefect)
     try:
+        command = submit(head, tmp_path / "log", *words, stdin=stdin, **prefect)
         assert command.wait_for(lambda: "joining Ray" in command.output), command.output
-        for num_asked, answer in enumerate((b"\n", b"y\n"), start=1):
-            command.interrupt()
-            assert command.wait_for(lambda num=num_asked: command.output.count(question) == num), command.output  # type: ignore[misc]
-            os.write(terminal, answer)
+        command.interrupt()
+        assert command.wait_for(lambda: question in command.output), command.output
+        os.write(terminal, b"\n")
+        assert command.wait_for(lambda: "job waiting goes on\n" in command.output), command.output
+        leave_it(head, tmp_path / "left", stdin)
+        command.interrupt()
+        assert command.wait_for(lambda: command.output.count(question) == 2), command.output
+        os.write(terminal, b"y\n")
         assert command.process.wait() == 130, command.output
     finally:
         os.close(terminal)
         os.close(stdin)
-    assert "error: job waiting was stopped" in command.output
+    # the job itself had the time to end in order
+    assert "error: stopped before the first checkpoint" in command.output
+    assert command.output.splitlines()[-1] == "error: job waiting was stopped; submit it again to go on"
     assert "waiting  STOPPED" in there("jobs", "list").output
     stopped = there("jobs", "stop", "waiting")
     assert (stopped.exit_code, stopped.output) == (0, "job waiting: STOPPED\n"), stopped.errors
+
+
+def leave_it(head: RayHead, log_path: Path, stdin: int) -> None:
+    """Follow the waiting job, and press Ctrl-C twice."""
+    where = {**head.environment, "RAY_API_SERVER_ADDRESS": head.dashboard_url}
+    command = Command(["jobs", "logs", "--follow", "waiting"], log_path, where, stdin)
+    assert command.wait_for(lambda: "joining Ray" in command.output), command.output
+    command.interrupt()
+    assert command.wait_for(lambda: "stop the job?" in command.output), command.output
+    command.interrupt()
+    assert command.process.wait() == 130, command.output
+    assert "error: job waiting goes on; follow it with `controlmill jobs logs --follow waiting" in command.output
