@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+import httpx
 import ray
 from prefect import Task
 from prefect.client.orchestration import get_client
@@ -15,6 +16,7 @@ from prefect_ray.context import remote_options
 
 from controlmill.errors import EngineError, WorkerLostError
 from flows.termination import DeferredTermination
+from flows.worker_output import COMING_S
 
 _POLL_S = 0.5
 
@@ -74,6 +76,10 @@ class FanOut:
                     else:
                         time.sleep(_POLL_S / 10)
                         yield None
+            except EngineError:
+                # while Ray is there: what a worker wrote before it died is on its way
+                time.sleep(COMING_S)
+                raise
             finally:
                 self._cancel()
 
@@ -121,4 +127,9 @@ class FanOut:
 def _mark_crashed(task_run_id: UUID, message: str) -> None:
     """Prefect never hears of a worker that is gone: its task run would stay "Running" for good."""
     with get_client(sync_client=True) as client:
-        client.set_task_run_state(task_run_id, Crashed(message=message[:500]), force=True)
+        try:
+            client.set_task_run_state(task_run_id, Crashed(message=message[:500]), force=True)
+        except httpx.HTTPStatusError as error:
+            # where it died before its first words came, there is no task run to mark
+            if error.response.status_code != httpx.codes.NOT_FOUND:
+                raise

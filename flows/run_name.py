@@ -12,6 +12,9 @@ def named(verb: str) -> Callable[[], str]:
 
     def name() -> str:
         config = flow_run.parameters["config"]
-        return f"{verb} {redact(getattr(config, 'output_folder', None) or config.output_dir)}"
+        names = ("output_folder", "output_dir", "controlnet")
+        given = [value for name in names if (value := getattr(config, name, None))]
+        where = given[0] if given else config.train.output_dir
+        return f"{verb} {redact(where)}"
 
     return name

@@ -6,7 +6,9 @@ import pytest
 
 from controlmill.config import CaptionOptions, ShardOptions
 from flows.crews import ANNOTATE, CAPTION
-from flows.jobs import PULL, JobMaker
+from flows.jobs import PULL, JobMaker, Jobs
+from flows.planner import BackgroundPlanner
+from flows.report import BuildReport
 from storage.dataset import Dataset
 from tasks.annotators.registry import create
 from tasks.captioners.base import CaptionModel
@@ -60,3 +62,20 @@ def test_without_a_network_a_job_occupies_a_cpu(maker: JobMaker) -> None:
     work = Work(3, 10, pull=False, layers=("canny",))
     assert lanes(maker, work) == [(PULL, "annotate-shard", True)]
     assert maker.afterwards(Work(3, 10, pull=True, layers=("canny",))) is None
+
+
+def test_complete_shards_are_passed_over_at_once(maker: JobMaker) -> None:
+    class Missing:
+        def missing(self, shard: int) -> Work | None:
+            return Work(shard, 10, pull=True, layers=()) if shard % 1000 == 999 else None
+
+    with BackgroundPlanner(lambda: range(5000)) as planner:
+        planner.check(timeout_s=60)
+        while not planner.complete:
+            planner.check(timeout_s=60)
+        jobs = Jobs(planner, Missing(), maker, {}, BuildReport("dataset"))
+        first = jobs.next_job(PULL)
+    assert first is not None
+    assert first.shard == 999
+    assert jobs.report.num_shards_before == 4995
+    assert planner.exhausted
