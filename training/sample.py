@@ -5,7 +5,7 @@ Shapes: B batch (one image each), C channels, H W height and width of latents; h
 
 import contextlib
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,9 @@ from training.base_files import Part, read_json
 from training.base_model import BaseModel, Residuals
 from training.batch import PIXELS_PER_LATENT, PromptEmbeddings
 from training.controlnet import ControlNets
+
+Control = Callable[..., Residuals]
+"""Called as `ControlNets`."""
 
 GUESS_RATIO = 0.825
 """Of one level to the next coarser one in guess mode (`gradio_canny2image.py` of the official code)."""
@@ -72,28 +75,40 @@ def sample(
         Pixels (B, 3, 8H, 8W) in [-1, 1], float32 on the CPU; image i depends on the seed and i only.
     """
     where = torch.device(device) if device is not None else base.device
-    height, width = hints[0].shape[-2:]
     with _at_work(base, "text", device):
-        positive, negative = base.encode_prompts(prompts), _negative(base, negative_prompts)
+        positive, negative = base.encode_prompts(prompts), encode_negative(base, negative_prompts)
     with _at_work(base, "unet", device), _nets_at_work(nets, device):
-        run = _Run(base, nets, [hint.to(where) for hint in hints], sampling)
-        latents_BCHW = run.denoise(positive, negative, (height // PIXELS_PER_LATENT, width // PIXELS_PER_LATENT), where)
+        keys = [str(number) for number in range(len(prompts))]
+        run = Denoising(base, nets, [hint.to(where) for hint in hints], sampling)
+        latents_BCHW = run.latents(positive, negative, keys, where)
     with _at_work(base, "vae", device):
         # one by one: the decoder takes more memory than everything else
         pixels = [base.decode_latents(latent[None]).cpu() for latent in latents_BCHW]
     return torch.cat(pixels)
 
 
-class _Run:
-    def __init__(self, base: BaseModel, nets: ControlNets, hints: list[Tensor], sampling: Sampling) -> None:
-        self._base, self._nets, self._hints, self._sampling = base, nets, hints, sampling
+class Denoising:
+    """Noise to latents, step by step."""
 
-    def denoise(
-        self, positive: PromptEmbeddings, negative: PromptEmbeddings, size: tuple[int, int], device: torch.device
+    def __init__(self, base: BaseModel, control: Control | None, hints: Sequence[Tensor], sampling: Sampling) -> None:
+        """Put together.
+
+        Args:
+            base: with its UNet.
+            control: called as ControlNets; None for the base alone.
+            hints: one (B, 3, 8H, 8W) in [0, 1] per condition, on the device.
+            sampling: how.
+        """
+        self._base, self._control, self._hints, self._sampling = base, control, hints, sampling
+
+    @torch.no_grad()
+    def latents(
+        self, positive: PromptEmbeddings, negative: PromptEmbeddings, keys: Sequence[str], device: torch.device
     ) -> Tensor:
-        sampling, num_images = self._sampling, len(positive.hidden_BLD)
-        keys = [str(number) for number in range(num_images)]
-        shape = (self._base.latent_channels, *size)
+        """Latents (B, C, H, W); those of an image depend on the seed and its key only."""
+        sampling, num_images = self._sampling, len(keys)
+        height, width = self._hints[0].shape[-2:]
+        shape = (self._base.latent_channels, height // PIXELS_PER_LATENT, width // PIXELS_PER_LATENT)
         scheduler = _scheduler(self._base)
         scheduler.set_timesteps(sampling.num_steps, device=device)
         latents_BCHW: Tensor = (
@@ -130,11 +145,13 @@ class _Run:
         latents_BCHW: Tensor,
         timesteps_B: Tensor,
         prompts: PromptEmbeddings,
-        hints: list[Tensor] | None = None,
+        hints: Sequence[Tensor] | None = None,
     ) -> Tensor:
         time_ids_BT = self._time_ids(latents_BCHW)
+        if self._control is None:
+            return self._base.predict(latents_BCHW, timesteps_B, prompts, None, time_ids_BT)
         given = self._hints if hints is None else hints
-        residuals: Residuals = self._nets(latents_BCHW, timesteps_B, prompts, given, time_ids_BT)
+        residuals = self._control(latents_BCHW, timesteps_B, prompts, given, time_ids_BT)
         scaled = residuals.scaled(scales(self._sampling, len(residuals.down) + 1))
         return self._base.predict(latents_BCHW, timesteps_B, prompts, scaled, time_ids_BT)
 
@@ -156,7 +173,8 @@ def _scheduler(base: BaseModel) -> Any:
     return diffusers.DDIMScheduler.from_config({**defaults, **known})
 
 
-def _negative(base: BaseModel, prompts: Sequence[str]) -> PromptEmbeddings:
+def encode_negative(base: BaseModel, prompts: Sequence[str]) -> PromptEmbeddings:
+    """Embeddings of negative prompts, as diffusers' pipelines make them."""
     embeddings = base.encode_prompts(prompts)
     index = read_json(base.folder / "model_index.json")
     if base.kind != "sdxl" or not index.get("force_zeros_for_empty_prompt", True) or embeddings.pooled_BD is None:

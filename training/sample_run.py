@@ -5,6 +5,7 @@ Shapes: B images, C channels, H W height and width in pixels.
 
 import json
 from pathlib import Path
+from typing import Final
 
 import cv2
 import numpy as np
@@ -16,12 +17,14 @@ from controlmill.errors import ConfigError, StorageWriteError
 from storage.stored_image import Pixels
 from training.base_files import read_json
 from training.base_model import BaseModel
+from training.checkpoints import PREFIX
 from training.controlnet import ControlNets
 from training.hint_files import Hint, prompts_of, read_hints
 from training.net_files import check_fits, find_net
 from training.sample import Sampling, sample
 
-_DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+DTYPES: Final = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+"""By `mixed_precision`."""
 _GAP = 4
 
 
@@ -37,7 +40,7 @@ def run_sample(config: SampleConfig) -> list[Path]:
     if not folder.is_dir():
         raise ConfigError(f"controlnet: {folder} is a single file; sample takes a folder in diffusers' layout")
     reference = config.pretrained_model_name_or_path or _base_of_run(folder)
-    device, dtype = _device(config.device), _DTYPES[config.mixed_precision]
+    device, dtype = device_of(config.device), DTYPES[config.mixed_precision]
     nets = ControlNets.load(folder).to("cpu" if config.low_vram else device, dtype).eval()
     hints = read_hints(config, nets.num_conditions)
     base = BaseModel.load(
@@ -79,7 +82,8 @@ def _row(
 
 def _base_of_run(folder: Path) -> str:
     """The base that the run trained on, which its `config.json` names."""
-    path = folder.parent / "config.json"
+    run = folder.parent.parent if folder.parent.name.startswith(PREFIX) else folder.parent
+    path = run / "config.json"
     name = read_json(path).get("pretrained_model_name_or_path") if path.is_file() else None
     if not isinstance(name, str):
         raise ConfigError(
@@ -88,7 +92,12 @@ def _base_of_run(folder: Path) -> str:
     return name
 
 
-def _device(wanted: str) -> str:
+def device_of(wanted: str) -> str:
+    """The device that "auto", "cpu" or "cuda" means on this machine.
+
+    Raises:
+        ConfigError: there is no GPU.
+    """
     has_gpu = torch.cuda.is_available()
     if wanted == "cuda" and not has_gpu:
         raise ConfigError("device: torch sees no CUDA device on this machine; use cpu or auto")

@@ -1,6 +1,6 @@
 """How the training loop is extended: callbacks, one file each, told by every rank at the same update."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import torch
 
     from controlmill.config import TrainConfig
+    from storage.stored_image import Pixels
     from training.base_model import BaseModel
     from training.controlnet import ControlNets
     from training.engine import Engine
@@ -93,6 +94,10 @@ class RunContext(Protocol):
         """Updates of the whole run."""
 
     @property
+    def is_over(self) -> bool:
+        """Whether no update comes any more, as far as callbacks before this one have asked."""
+
+    @property
     def decoder_is_connected(self) -> bool:
         """Whether the skip connections get their residuals in the update that comes."""
 
@@ -100,8 +105,18 @@ class RunContext(Protocol):
     def base_is_unlocked(self) -> bool:
         """Whether the base's decoder is trained in the update that comes."""
 
+    @property
+    def announced(self) -> Sequence[str]:
+        """Names of the events that callbacks before this one have announced at this update."""
+
     def log(self, event: str, **fields: object) -> None:
         """Write an event line (rank 0; silent on the others)."""
+
+    def announce(self, record: Mapping[str, Any]) -> None:
+        """Write an event down for good: `RUN/events.jsonl`, the log, TensorBoard. Every rank must announce alike.
+
+        `record` holds "event", its name, and "update"; callbacks after this one find the name in `announced`.
+        """
 
     def append(self, name: str, record: Mapping[str, Any]) -> None:
         """Add a line to `RUN/<name>` (rank 0; ignored on the others), for example to "probe.jsonl".
@@ -127,8 +142,20 @@ class RunContext(Protocol):
     def request_unlock_base(self) -> None:
         """Train the base's decoder too from the next update on. Every rank must ask alike."""
 
+    def request_timesteps_alike(self) -> None:
+        """Draw all timesteps alike from the next update on. Every rank must ask alike."""
+
+    def request_restart(self, times: int) -> None:
+        """End after this update, and begin again from 0 with `times` the batches per update. Every rank must ask so."""
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write the whole file `RUN/<name>` (rank 0; ignored on the others)."""
+
     def log_scalar(self, name: str, value: float) -> None:
         """Send one number to TensorBoard and wandb, at the present update (rank 0; ignored on the others)."""
+
+    def log_image(self, name: str, pixels: "Pixels") -> None:
+        """Send one RGB uint8 picture (height, width, 3) there."""
 
     def sum_over_ranks(self, values: "torch.Tensor") -> "torch.Tensor":
         """The sum of a tensor over all ranks, in place; every rank must call it."""

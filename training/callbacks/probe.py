@@ -8,21 +8,23 @@ from controlmill.config.convergence import Action
 from controlmill.errors import ConfigError
 from training.callbacks.base import Callback, RunContext, UpdateMetrics
 from training.convergence import Detector, Event
+from training.metrics import EVENTS_LOG
 from training.probe import Probe, ProbeResult
 from training.probe_interval import cost_in_updates, default_interval, expected_convergence
 from training.probe_log import PROBE_LOG
 from training.probe_rows import ProbeRows
 from training.report import Report
+from training.restart import refuse_if_impossible
 from training.stalled import causes, stalled
 
 if TYPE_CHECKING:
     from controlmill.config import TrainConfig
     from training.gain import Evaluation
 
-EVENTS_LOG = "events.jsonl"
 ROWS_LOG = "probe_rows.jsonl"
 """One line: which rows were never trained on."""
 _NUM_CAUSES = 4
+_FOLLOWED = ("control_following", "already_following")
 
 
 class ProbeCallback(Callback):
@@ -42,6 +44,8 @@ class ProbeCallback(Callback):
         actions = {one.name for event in ("control_following", "control_settled") for one in config.actions(event)}
         if "unlock_base" in actions and config.mixed_precision == "fp16":
             raise ConfigError("unlock_base: needs mixed_precision bf16 or no: fp16 scales the loss")
+        if "restart" in actions:
+            refuse_if_impossible(config)
         self._config = config
         self._num_updates = 0
         cost = cost_in_updates(config.num_probe_rows, len(config.probe_timesteps), config.rows_per_update)
@@ -177,15 +181,15 @@ class ProbeCallback(Callback):
             run.log("forecast", update=run.update, expected=made.expected, low=made.low, high=made.high)
 
     def _announce(self, run: RunContext, event: Event) -> None:
-        record = event.to_json()
-        run.append(EVENTS_LOG, record)
-        run.log(event.name, **{name: value for name, value in record.items() if name != "event"})
-        run.log_scalar(f"events/{event.name}", 1.0)
+        run.announce(event.to_json())
         if event.name == "control_following":
             run.request_checkpoint(f"converged-{event.update}")
         if event.name in self._acted:
             return
         self._acted.append(event.name)
+        if event.name in _FOLLOWED and self._config.timestep_bias_until == "converged":
+            run.request_timesteps_alike()
+            self._record_action(run, event, "all timesteps alike")
         for action in self._config.actions(event.name):
             self._act(run, event, action)
 
@@ -195,6 +199,8 @@ class ProbeCallback(Callback):
             run.request_stop(f"{event.name} at update {event.update:,}")
         elif action.name == "accumulate":
             run.request_accumulation(self._config.gradient_accumulation_steps * int(value))
+        elif action.name == "restart":
+            run.request_restart(int(value))
         elif action.name == "connect_decoder":
             run.request_connect_decoder()
         elif action.name == "unlock_base":
@@ -203,9 +209,12 @@ class ProbeCallback(Callback):
             run.request_learning_rate_factor(value)
         else:
             self._stop_at = event.update + int(value)
-        record = {"event": "action", "update": event.update, "action": str(action), "because": event.name}
-        run.append(EVENTS_LOG, record)
-        run.log("action", update=event.update, action=str(action), because=event.name)
+        self._record_action(run, event, str(action))
+
+    def _record_action(self, run: RunContext, event: Event, action: str) -> None:
+        record = {"update": event.update, "action": action, "because": event.name}
+        run.append(EVENTS_LOG, {"event": "action", **record})
+        run.log("action", **record)
 
     def _warn(self, run: RunContext) -> None:
         found = stalled(self.detector, self._num_updates, self._config.peak_learning_rate)

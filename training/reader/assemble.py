@@ -4,6 +4,7 @@ Shapes: B rows, C channels, H W latent height and width, L tokens, D embedding, 
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,6 +23,16 @@ from training.reader.prompts import StoredPrompts
 from training.reader.rows import StoredRow
 
 _ValueT = TypeVar("_ValueT")
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A held-out row as an annotator sees it."""
+
+    pixels: Pixels
+    """RGB uint8 (8H, 8W, 3), what the probe's view sees of the stored image."""
+    maps: tuple[Any, ...]
+    """For each condition what its annotator made of it, see `HintKind.as_made`."""
 
 
 class Assembler:
@@ -63,9 +74,21 @@ class Assembler:
 
     def probe(self, rows: Sequence[StoredRow]) -> Batch:
         """The batch of `rows`, all of one bucket, as the probe sees them: their middle, with every prompt."""
+        return self._batch(rows, [0] * len(rows), self._probe_views(rows), [row.caption for row in rows])
+
+    def pictures(self, rows: Sequence[StoredRow]) -> list[Picture]:
+        """Image and maps of `rows` as the probe sees them."""
+        views = self._probe_views(rows)
+        pixels = [self._read(row, _pixels, view) for row, view in zip(rows, views, strict=True)]
+        maps = [self._read(row, self._maps, view) for row, view in zip(rows, views, strict=True)]
+        return [Picture(*pair) for pair in zip(pixels, maps, strict=True)]
+
+    def _maps(self, row: StoredRow, view: View) -> tuple[Any, ...]:
+        return tuple(kind.as_made(hint, view) for kind, hint in zip(self._kinds, row.hints, strict=True))
+
+    def _probe_views(self, rows: Sequence[StoredRow]) -> list[View]:
         step = 1 if self._options.center_crop else PIXELS_PER_LATENT
-        views = [center_view(plan_of(*row.size, self._buckets), step) for row in rows]
-        return self._batch(rows, [0] * len(rows), views, [row.caption for row in rows])
+        return [center_view(plan_of(*row.size, self._buckets), step) for row in rows]
 
     def _batch(
         self, rows: Sequence[StoredRow], epochs: Sequence[int], views: Sequence[View], prompts: Sequence[str]

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from storage.ade20k import draw_classes
-from storage.people import draw_people, mirrored
+from storage.people import BODY, draw_people, mirrored
 from storage.stored_image import Pixels, decode_map
 from training.reader.geometry import View, cut
 from training.reader.rows import PEOPLE_COLUMN, StoredHint
@@ -56,6 +57,20 @@ class HintKind:
             pixels[..., channel] = 255 - pixels[..., channel]
         return pixels
 
+    def as_made(self, stored: StoredHint, view: View) -> Any:
+        """What the annotator itself would make of the part that `view` sees, not mirrored.
+
+        The map (height, width) or RGB (height, width, 3), class ids as they are; of people the list that is stored,
+        their bodies' joints moved with the cut.
+
+        Raises:
+            ValueError: the bytes are no map.
+        """
+        pixels = decode_map(stored.encoded)
+        if self.has_people:
+            return [_moved(person, view.resized[0] / pixels.shape[1], view) for person in stored.people or []]
+        return cut(pixels, view, nearest=self.content == "class_ids")
+
     def _mirrored_people(self, stored: StoredHint, view: View) -> Pixels:
         if stored.people is None:
             raise ValueError(f"{self.layer} has no people to be drawn mirrored")
@@ -63,3 +78,11 @@ class HintKind:
         canvas = draw_people(mirrored(stored.people, width), height, width, body=self.with_bodies)
         from_left = view.resized[0] - view.left - view.target[0]
         return cut(canvas, replace(view, left=from_left, flipped=False))
+
+
+def _moved(person: Mapping[str, Any], scale: float, view: View) -> dict[str, Any]:
+    points = np.asarray(person[BODY], dtype=np.float64).reshape(-1, 3).copy()
+    # joints that were not found are zeros, and stay where they are
+    seen = points[:, 2] > 0
+    points[seen, :2] = points[seen, :2] * scale - (view.left, view.top)
+    return {**person, BODY: points.ravel().tolist()}

@@ -95,8 +95,11 @@ def build_index(
     *,
     seed: int,
     num_probe_rows: int,
+    num_probe_shards: int | None = None,
 ) -> DatasetIndex:
     """Read the small columns of all shards and choose the rows.
+
+    The probe's rows are of the first `num_probe_shards` shards, so that they stay the same while a dataset grows.
 
     Raises:
         DatasetMismatchError: no row is left to train on.
@@ -110,7 +113,9 @@ def build_index(
     left_out = sum((part.left_out for part in parts), _not_built(dataset, shards))
     held_out = np.empty(0, np.int64)
     if num_probe_rows:
-        held_out = _held_out(rows, sizes, np.concatenate([part.key_hashes for part in parts]), options, num_probe_rows)
+        hashes = np.concatenate([part.key_hashes for part in parts])
+        old = rows[rows < first_rows[min(num_probe_shards or len(shards), len(shards))]]
+        held_out = _held_out(old, sizes, hashes, options, num_probe_rows)
         rows = np.setdiff1d(rows, held_out, assume_unique=True)
         left_out["held out for the probe"] = len(held_out)
     if options.max_train_samples is not None and options.max_train_samples < len(rows):
@@ -122,10 +127,15 @@ def build_index(
         raise DatasetMismatchError(f"{redact(dataset.uri)}: no row is left to train on: {causes}")
     of_shard = np.searchsorted(first_rows, rows, side="right") - 1
     chunks = rows - (rows - first_rows[of_shard]) % ROWS_PER_CHUNK
-    hashed = hashlib.sha256(repr([[(s, of[s].sha256) for s in shards] for _, of in sorted(statuses.items())]).encode())
     return DatasetIndex(
-        np.array(shards, np.int64), first_rows, rows, chunks, sizes[rows], held_out, left_out, hashed.hexdigest()
+        np.array(shards, np.int64), first_rows, rows, chunks, sizes[rows], held_out, left_out, layers_hash(statuses)
     )
+
+
+def layers_hash(statuses: Mapping[str, Mapping[int, ShardStatus]], num_shards: int | None = None) -> str:
+    """A hash that changes where one of the layers does; of their first `num_shards` shards, by default of all."""
+    layers = [[(s, of[s].sha256) for s in sorted(of)[:num_shards]] for _, of in sorted(statuses.items())]
+    return hashlib.sha256(repr(layers).encode()).hexdigest()
 
 
 def _not_built(dataset: Dataset, shards: list[int]) -> Counter[str]:

@@ -1,6 +1,7 @@
 """The reader: batches of one rank, endless over epochs, from a position that is part of every checkpoint."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
@@ -9,11 +10,11 @@ from controlmill.config.training_data import TrainingDataOptions
 from controlmill.errors import ConfigError
 from storage.dataset import Dataset
 from training.batch import Batch
-from training.reader.assemble import Assembler
+from training.reader.assemble import Assembler, Picture
 from training.reader.cache import Cached, caption_source, find_cached
 from training.reader.geometry import bucket_sizes, buckets_of
 from training.reader.hints import HintKind
-from training.reader.index import build_index, layer_statuses
+from training.reader.index import build_index, layer_statuses, layers_hash
 from training.reader.plan import RankPlan, SampleOrder
 from training.reader.prefetch import Fetch, Prefetcher, Segment
 from training.reader.prompts import StoredPrompts
@@ -46,9 +47,23 @@ class ShardReader:
         base_fingerprint: str | None = None,
         gradient_accumulation_steps: int = 1,
         num_probe_rows: int = 0,
+        num_probe_shards: int | None = None,
         pin_memory: bool = False,
     ) -> None:
-        """`batch_size`: rows of a batch of one rank; `base_fingerprint`: of the base whose cached layers may serve."""
+        """Open the layers; no image is read yet.
+
+        Args:
+            options: what is read, and how.
+            batch_size: rows of a batch of one rank.
+            rank: of this process.
+            world_size: number of ranks.
+            seed: of the order and of all draws.
+            base_fingerprint: of the base whose cached layers may serve.
+            gradient_accumulation_steps: batches of an update.
+            num_probe_rows: rows that are held out.
+            num_probe_shards: of the first so many shards: those that there were when the run began.
+            pin_memory: whether batches go to a GPU.
+        """
         self._options = options
         self._batch_size = batch_size
         self._rank = rank
@@ -61,10 +76,17 @@ class ShardReader:
         statuses = layer_statuses(dataset, names)
         self.cached: Cached = find_cached(dataset, options, base_fingerprint, statuses, captions)
         """Which of the base's work the dataset has done already, with a sentence for the user."""
-        self._index = build_index(dataset, options, statuses, seed=seed, num_probe_rows=num_probe_rows)
+        self._statuses = statuses
+        self._index = build_index(
+            dataset, options, statuses, seed=seed, num_probe_rows=num_probe_rows, num_probe_shards=num_probe_shards
+        )
+        self._num_probe_shards = num_probe_shards or len(self._index.shards)
         with_people = {kind.layer for kind in kinds if kind.has_people and options.random_flip}
         conditions = {name: name in with_people for name in options.condition}
         self._source = RowSource(dataset, options.image_column, conditions, captions, statuses, self.cached)
+        as_made = {kind.layer: kind.has_people for kind in kinds}
+        uncached = replace(self.cached, latents=None, prompts=None)
+        self._originals = RowSource(dataset, options.image_column, as_made, captions, statuses, uncached)
         prompts = StoredPrompts(dataset, self.cached.prompts) if self.cached.prompts is not None else None
         buckets = bucket_sizes(options)
         self._assembler = Assembler(options, kinds, buckets, seed, prompts, pin_memory=pin_memory)
@@ -141,15 +163,15 @@ class ShardReader:
         Raises:
             ConfigError: none are kept, or fewer than `num_rows`.
         """
-        rows = self._index.held_out
-        wanted = len(rows) if num_rows is None else num_rows
-        if not 0 < wanted <= len(rows):
-            raise ConfigError(
-                f"num_probe_rows: {wanted} rows are wanted for the probe and {len(rows)} are held out, at most a tenth "
-                "of the dataset; lower num_probe_rows"
-            )
-        stored = [self._fetch(self._index.chunk_of(int(row)), [int(row)])[int(row)] for row in rows[:wanted]]
-        return self._assembler.probe(stored)
+        return self._assembler.probe(self._fetch_held_out(self._source, num_rows))
+
+    def held_out_pictures(self, num_rows: int | None = None) -> list[Picture]:
+        """The same rows as an annotator sees them, with the maps that it made, whatever is cached.
+
+        Raises:
+            ConfigError: none are kept, or fewer than `num_rows`.
+        """
+        return self._assembler.pictures(self._fetch_held_out(self._originals, num_rows))
 
     def state_dict(self) -> dict[str, Any]:
         """The position, the same on every rank, as JSON holds it."""
@@ -160,10 +182,14 @@ class ShardReader:
             "seed": self._seed,
             "rows_per_run": self._order.rows_per_run,
             "dataset": self._index.fingerprint,
+            "num_shards": len(self._index.shards),
+            "num_probe_shards": self._num_probe_shards,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict` of a run with any number of ranks.
+
+        Where the dataset has new shards behind the old ones, the next epoch begins: of old and new rows together.
 
         Raises:
             ConfigError: dataset, rows or order are not those of that run, so its place in the epoch means nothing here.
@@ -171,6 +197,9 @@ class ShardReader:
         if state["rows_per_run"] != self._order.rows_per_run:
             self._order = self._make_order(int(state["rows_per_run"]))
         now = self.state_dict()
+        if state["seed"] == now["seed"] and self._has_grown(state):
+            self.position = (int(state["epoch"]) + (state["sample"] > 0)) * self.samples_per_epoch
+            return
         for name, meaning in (
             ("dataset", "the layers of the dataset have changed since the checkpoint"),
             ("seed", "seed"),
@@ -181,11 +210,18 @@ class ShardReader:
                 raise ConfigError(f"resume_from_checkpoint: {meaning}{values}; its place in the epoch is of no use")
         self.position = int(state["epoch"]) * self.samples_per_epoch + int(state["sample"])
 
+    def _has_grown(self, state: Mapping[str, Any]) -> bool:
+        """Whether there are shards behind those of `state`, and those are what they were."""
+        num_shards = int(state.get("num_shards", len(self._index.shards)))
+        is_part = num_shards < len(self._index.shards)
+        return is_part and bool(state["dataset"] == layers_hash(self._statuses, num_shards))
+
     def close(self) -> None:
         """End the threads of an iterator that is under way, and close files."""
         if self._prefetcher is not None:
             self._prefetcher.close()
         self._source.close()
+        self._originals.close()
 
     def __enter__(self) -> Self:
         return self
@@ -221,10 +257,21 @@ class ShardReader:
         buckets = buckets_of(index.sizes, bucket_sizes(options))
         return SampleOrder(index, self._seed, options.shuffle_streams, buckets, rows_per_run)
 
-    def _fetch(self, chunk: int, rows: list[int]) -> dict[int, StoredRow]:
+    def _fetch_held_out(self, source: RowSource, num_rows: int | None) -> list[StoredRow]:
+        rows = self._index.held_out
+        wanted = len(rows) if num_rows is None else num_rows
+        if not 0 < wanted <= len(rows):
+            raise ConfigError(
+                f"num_probe_rows: {wanted} rows are wanted for the probe and {len(rows)} are held out, at most a tenth "
+                "of the dataset; lower num_probe_rows"
+            )
+        chosen = [int(row) for row in rows[:wanted]]
+        return [self._fetch(self._index.chunk_of(row), [row], source)[row] for row in chosen]
+
+    def _fetch(self, chunk: int, rows: list[int], source: RowSource | None = None) -> dict[int, StoredRow]:
         """Rows of one chunk by their number."""
         shard, start = self._index.locate(chunk)
         first = chunk - start
         stop = self._index.chunk_stop(chunk) - first
-        fetched = self._source.fetch(shard, start, stop, [row - first for row in rows])
+        fetched = (source or self._source).fetch(shard, start, stop, [row - first for row in rows])
         return {place + first: row for place, row in fetched.items()}

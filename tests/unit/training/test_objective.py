@@ -49,6 +49,16 @@ def test_a_range_of_timesteps_is_kept_to() -> None:
         objective(max_timestep=2000)
 
 
+def test_timesteps_drawn_alike_are_those_of_a_run_that_prefers_none() -> None:
+    keys = [f"{number:05d}" for number in range(500)]
+    preferring = objective(min_timestep=300, timestep_bias_strategy="later", timestep_bias_multiplier=5)
+    drawn = preferring.draw(7, [0] * 500, keys, (1, 1, 1), alike=True)
+    plain = objective().draw(7, [0] * 500, keys, (1, 1, 1))
+    assert torch.equal(drawn.timesteps_B, plain.timesteps_B)
+    assert torch.equal(drawn.noise_BCHW, plain.noise_BCHW)
+    assert not torch.equal(drawn.timesteps_B, preferring.draw(7, [0] * 500, keys, (1, 1, 1)).timesteps_B)
+
+
 def test_rows_draw_the_same_in_every_batch() -> None:
     drawn = objective(noise_offset=0.1).draw(7, [0, 1, 1], ["a", "b", "c"], (4, 8, 8))
     alone = objective(noise_offset=0.1).draw(7, [1], ["b"], (4, 8, 8))

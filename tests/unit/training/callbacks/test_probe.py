@@ -103,6 +103,11 @@ class Run:
         json.dumps(record, allow_nan=False)
         self.files.setdefault(name, []).append(dict(record))
 
+    def announce(self, record: Mapping[str, Any]) -> None:
+        self.append("events.jsonl", record)
+        self.log(record["event"], **{name: value for name, value in record.items() if name != "event"})
+        self.log_scalar(f"events/{record['event']}", 1.0)
+
     def log_scalar(self, name: str, value: float) -> None:
         self.scalars.setdefault(name, {})[self.update] = value
 
@@ -136,7 +141,7 @@ def test_a_run_that_converges() -> None:
     ]
     events = {line["event"]: line for line in run.files["events.jsonl"]}
     assert list(events) == ["control_onset", "control_following", "control_settled"]
-    assert events["control_settled"]["convergence_update"] == pytest.approx(1000, abs=10)
+    assert events["control_settled"]["convergence_update"] == pytest.approx(1046, abs=10)
     assert events["control_settled"]["label"] == "sudden"
     at = events["control_following"]["update"]
     assert run.requests == [("checkpoint", f"converged-{at}", at)]
@@ -162,12 +167,12 @@ def test_it_says_at_the_start_what_it_will_do() -> None:
     run = Run()
     run.go(Callback(config(probe_steps=None, train_batch_size=16)), until=1)
     (said,) = run.said("probe")
-    # 96 losses of each kind at 0.84 of a row's training: 5 updates of 16 rows; 3 % of the time are every 168
+    # 96 losses of each kind at 0.84 of a row's training: 5 updates of 16 rows; 2.4 % of the time are every 210
     assert said == {
         "rows": 32,
         "timesteps": [300, 450, 650],
-        "every": 168,
-        "estimated_share_of_training": "3.0%",
+        "every": 210,
+        "estimated_share_of_training": "2.4%",
         "usual_convergence": 1197,
     }
 
@@ -203,6 +208,7 @@ def test_a_resumed_run_writes_what_the_uninterrupted_one_writes(stop: int) -> No
     [
         ("stop", "stop", "control_following at update"),
         ("accumulate: 4", "accumulation", 8),
+        ("restart: 4", "restart", 4),
         ("connect_decoder", "connect_decoder", None),
         ("unlock_base", "unlock_base", None),
         ("lower_lr: 0.1", "learning_rate_factor", 0.1),
@@ -237,6 +243,31 @@ def test_continue_for_stops_so_many_updates_later() -> None:
 def test_unlocking_is_refused_before_the_start_where_it_is_not_possible() -> None:
     with pytest.raises(ConfigError, match="unlock_base: needs mixed_precision"):
         ProbeCallback(config(on_settled="unlock_base", mixed_precision="fp16"))
+
+
+def test_a_restart_is_refused_where_it_would_move_the_dataset() -> None:
+    with pytest.raises(ConfigError, match="restart: would move train_data_dir out/data"):
+        ProbeCallback(config(on_following="restart: 4", train_data_dir="out/data"))
+
+
+@pytest.mark.parametrize("stop", [400, 1400])
+def test_preferred_timesteps_end_with_the_sudden_convergence(stop: int) -> None:
+    options = config(min_timestep=300, timestep_bias_until="converged")
+    run, before = Run(), Callback(options)
+    run.go(before, until=stop)
+    after = Callback(options)
+    after.load_state_dict(json.loads(json.dumps(before.state_dict())))
+    run.go(after)
+    (at,) = [line["update"] for line in run.files["events.jsonl"] if line["event"] == "control_following"]
+    assert [request for request in run.requests if request[0] != "checkpoint"] == [("timesteps_alike", None, at)]
+    (written,) = [line for line in run.files["events.jsonl"] if line["event"] == "action"]
+    assert (written["update"], written["action"]) == (at, "all timesteps alike")
+
+
+def test_preferred_timesteps_last_to_the_end_by_default() -> None:
+    run = Run()
+    run.go(Callback(config(min_timestep=300)))
+    assert {name for name, _, _ in run.requests} == {"checkpoint"}
 
 
 def test_a_run_that_does_not_converge_is_warned_about_once() -> None:

@@ -281,3 +281,28 @@ def test_a_look_at_what_comes_next_uses_nothing_up(squares: str, open_reader: An
         seen = reader.peek()
         assert reader.position == 0
         assert next(iter(reader)).keys == seen.keys
+
+
+def test_a_dataset_that_grew_goes_on_with_the_next_epoch_and_the_same_probe(tmp_path: Path, open_reader: Any) -> None:
+    dataset = write_training_set(tmp_path, num_rows=48, rows_per_shard=24)
+    first = open_reader(dataset, num_probe_rows=4)
+    take(first, 13)
+    state = first.state_dict()
+    assert (state["epoch"], state["sample"]) == (1, 52 - 44)
+
+    write_training_set(tmp_path, num_rows=72, rows_per_shard=24, incremental_mode="extend")
+    grown = open_reader(dataset, num_probe_rows=4, num_probe_shards=state["num_probe_shards"])
+    assert grown.samples_per_epoch == 44 + 24
+    assert grown.held_out().keys == first.held_out().keys
+    grown.load_state_dict(state)
+    assert grown.position == 2 * grown.samples_per_epoch
+    epoch = take(grown, 17)
+    assert len({key for batch in epoch for key in batch.keys}) == 68
+    assert {number for batch in epoch for number in batch.epochs} == {2}
+    assert grown.state_dict()["num_probe_shards"] == 2
+
+    again = open_reader(dataset, num_probe_rows=4, num_probe_shards=2)
+    again.load_state_dict(grown.state_dict())
+    assert again.position == grown.position
+    with pytest.raises(ConfigError, match="have changed since"):
+        again.load_state_dict({**state, "dataset": "another"})
