@@ -104,7 +104,7 @@ def samples_of(dataset: Dataset, num_rows: int) -> list[Sample]:
 
 
 def _samples_of_shard(dataset: Dataset, shard: int, num_rows: int) -> list[Sample]:
-    names = [name for name in dataset.layers() if name not in _NOT_LAYERS_OF_PICTURES]
+    names = [name for name in dataset.layers() if _is_of_pictures(dataset, name)]
     rows = _first_rows(dataset, "image", shard, ["key", "caption", "url", "image"], num_rows)
     maps = {name: _maps(dataset, name, shard, num_rows) for name in names if dataset.layer(name).exists(shard)}
     captions: dict[str, str | None] = {}
@@ -118,6 +118,15 @@ def _samples_of_shard(dataset: Dataset, shard: int, num_rows: int) -> list[Sampl
         )
         for row in rows
     ]
+
+
+def _is_of_pictures(dataset: Dataset, name: str) -> bool:
+    """Whether a layer holds maps, and not numbers as those of `controlmill encode` do."""
+    if name in _NOT_LAYERS_OF_PICTURES:
+        return False
+    layer = dataset.layer(name)
+    committed = sorted(layer.committed())
+    return not committed or "conditioning_image" in layer.schema(committed[0]).names
 
 
 def _maps(dataset: Dataset, name: str, shard: int, num_rows: int) -> dict[str, bytes | None]:
