@@ -125,7 +125,9 @@ def main() -> None:
                 for kind, results in measured.items():
                     results.append(costs(kind, urls, Path(name), arguments.processes_count))
                     print(kind, per_shard(results[-1]), by_kind(results[-1]), flush=True)
-    text = report(measured, arguments.rounds, arguments.processes_count) + (arguments.note.read_text() if arguments.note else "")
+    text = report(measured, arguments.rounds, arguments.processes_count) + (
+        arguments.note.read_text() if arguments.note else ""
+    )
     print(text)
     if arguments.out:
         arguments.out.write_text(text)
@@ -135,8 +137,8 @@ def report(measured: dict[str, list[tuple[Cost, Cost]]], rounds: int, num_proces
     """The result file."""
     lines = [
         *heading("What the framework costs"),
-        f"{ROWS_PER_SHARD} rows a shard (640x480 JPEG to 512x384, Canny), the build with {num_processes} at a time: a run",
-        f"of {LONG} shards less one of {SHORT}, so start-up is not in it. Median of {rounds} interleaved rounds",
+        f"{ROWS_PER_SHARD} rows a shard (640x480 JPEG to 512x384, Canny), the build with {num_processes} at a time: a",
+        f"run of {LONG} shards less one of {SHORT}, so start-up is not in it. Median of {rounds} interleaved rounds",
         "(lowest in brackets). Other work ran on the machine: wall time is an indication only.",
         "",
         "| | CPU-s per shard | wall s per shard |",

@@ -1,0 +1,155 @@
+"""Does the detector find sudden convergence, when, and what does it miss? Controllability of samples is the truth.
+
+Trains ControlNets on the small Stable Diffusion of examples/tiny_sd: runs that converge, negative controls whose hints
+belong to other images, runs that compare what lets it converge sooner, and one pair that measures what the probe costs.
+Two processes of one thread each, about half an hour on two quiet cores. A run that is done is not done again: give the
+same --folder to go on, delete RUN in it to repeat one.
+
+Usage: python benchmarks/convergence_study.py [--folder FOLDER] [--runs a,b] [--results FOLDER] [--processes 2]
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from convergence_figure import draw
+from convergence_findings import findings_of
+from convergence_runs import DONE, Spec, prepare, run_here
+from convergence_tables import tables
+from measured_run import heading
+
+RESULTS = Path(__file__).resolve().parent / "results"
+MIDDLE: dict[str, Any] = {"learning_rate": 3e-4}
+LATE = {"min_timestep": 300}
+WHILE_SEARCHING = {**LATE, "timestep_bias_until": "converged"}
+
+
+def studied() -> list[Spec]:
+    """Runs that should converge, and negative controls."""
+    fast, slow = {"learning_rate": 1e-3}, {"learning_rate": 1e-4}
+    late = {**MIDDLE, **LATE}
+    return [
+        Spec("fast-0", "lr 1e-3", 240, 5, {**fast, "seed": 0}),
+        Spec("fast-1", "lr 1e-3", 240, 5, {**fast, "seed": 1}),
+        Spec("middle-0", "lr 3e-4", 360, 8, {**MIDDLE, "seed": 0}),
+        Spec("middle-1", "lr 3e-4", 360, 8, {**MIDDLE, "seed": 1}),
+        Spec("slow-0", "lr 1e-4", 600, 15, {**slow, "seed": 0}),
+        Spec("accumulate-0", "lr 3e-4, 4 batches", 240, 8, {**MIDDLE, "gradient_accumulation_steps": 4, "seed": 0}),
+        Spec("late-fast-0", "lr 1e-3, t >= 300", 152, 4, {**fast, **LATE, "seed": 0}),
+        Spec("late-middle-0", "lr 3e-4, t >= 300", 240, 6, {**late, "seed": 0}),
+        Spec("late-middle-1", "lr 3e-4, t >= 300", 240, 6, {**late, "seed": 1}),
+        Spec("late-slow-0", "lr 1e-4, t >= 300", 456, 12, {**slow, **LATE, "seed": 0}),
+        Spec("late-slow-1", "lr 1e-4, t >= 300", 456, 12, {**slow, **LATE, "seed": 1}),
+        Spec("mid-0", "lr 3e-4, t >= 300, middle only", 360, 10, {**late, "only_mid_control": True, "seed": 0}),
+        Spec("gaussian-0", "lr 3e-4, t >= 300, Gaussian", 360, 10, {**late, "connection_init": "gaussian", "seed": 0}),
+        Spec("unrelated-0", "lr 1e-3", 240, 8, {**fast, "seed": 0}, is_unrelated=True),
+        Spec("unrelated-1", "lr 3e-4", 240, 8, {**MIDDLE, "seed": 1}, is_unrelated=True),
+        Spec("unrelated-2", "lr 1e-4, t >= 300", 360, 12, {**slow, **LATE, "seed": 2}, is_unrelated=True),
+        Spec("unrelated-3", "lr 1e-3, t >= 300", 150, 5, {**fast, **LATE, "seed": 3}, is_unrelated=True),
+    ]
+
+
+def sooner() -> list[Spec]:
+    """With and without the two options, three seeds each, equally many updates, all timesteps at the end."""
+    options = {
+        "plain": {"hint_init": "default"},
+        "range": {"hint_init": "default", **WHILE_SEARCHING},
+        "init": {"hint_init": "kaiming"},
+        "both": {"hint_init": "kaiming", **WHILE_SEARCHING},
+    }
+    return [
+        Spec(f"sooner-{name}-{seed}", name, 300, 15, {**MIDDLE, **given, "seed": seed}, is_dated=False)
+        for name, given in options.items()
+        for seed in (10, 11, 12)
+    ]
+
+
+def costs() -> list[Spec]:
+    """The same run with a probe at its default interval, and without one."""
+    given = {"learning_rate": 1e-4, "seed": 0, "probe_steps": None}
+    return [
+        Spec("cost-with", "probe at its default interval", 1050, 1050, given, is_sampled=False),
+        Spec("cost-without", "no probe", 1050, 1050, {**given, "num_probe_rows": 0}, is_sampled=False),
+    ]
+
+
+def run_all(specs: list[Spec], folder: Path, num_processes: int) -> None:
+    """So many at a time, the longest first."""
+    prepare(folder)
+    missing = [spec for spec in specs if not (folder / spec.name / DONE).is_file()]
+    missing.sort(key=lambda spec: -spec.updates * int(spec.options.get("gradient_accumulation_steps", 1)))
+    with ThreadPoolExecutor(num_processes) as pool:
+        for line in pool.map(lambda spec: run_apart(spec, folder), missing):
+            print(line, flush=True)
+
+
+def run_apart(spec: Spec, folder: Path) -> str:
+    """One run in a process of its own; says what it cost."""
+    shutil.rmtree(folder / spec.name, ignore_errors=True)
+    started_s = time.monotonic()
+    log = folder / f"{spec.name}.log"
+    with log.open("wb") as log_file:
+        command = [sys.executable, __file__, "--folder", str(folder), "--one", spec.name]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, stdout=log_file, stderr=subprocess.STDOUT, env=environment, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{spec.name} failed:\n{log.read_text(errors='replace')[-3000:]}")
+    cpu_s = json.loads((folder / spec.name / DONE).read_text())["cpu_s"]
+    return f"{spec.name}: {cpu_s:.0f} CPU s, {time.monotonic() - started_s:.0f} s"
+
+
+def report(folder: Path, results: Path) -> None:
+    """Write table and figure of what is done."""
+    studied_, sooner_, costs_ = (
+        [spec for spec in group if (folder / spec.name / DONE).is_file()] for group in (studied(), sooner(), costs())
+    )
+    found = [findings_of(spec, folder) for spec in studied_]
+    stem = f"convergence_study_{os.cpu_count()}-cores_{datetime.now(UTC):%Y-%m-%d}"
+    results.mkdir(parents=True, exist_ok=True)
+    lines = heading("Sudden convergence: detected, dated, forecast")
+    lines += tables(found, [findings_of(spec, folder) for spec in sooner_], {s.name: cost(s, folder) for s in costs_})
+    lines += ["", f"![curves of all runs]({stem}.png)", ""]
+    (results / f"{stem}.md").write_text("\n".join(lines))
+    draw(found, results / f"{stem}.png")
+    print("\n".join(lines))
+
+
+def cost(spec: Spec, folder: Path) -> dict[str, Any]:
+    """What was left in done.json."""
+    done: dict[str, Any] = json.loads((folder / spec.name / DONE).read_text())
+    return done
+
+
+def main() -> None:
+    """Run what is missing, then report on what is there."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "convergence-study")
+    parser.add_argument("--runs", default="", help="only these, by name or the beginning of one, with commas")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--one", default="", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    specs = [*studied(), *sooner(), *costs()]
+    if given.one:
+        run_here(next(spec for spec in specs if spec.name == given.one), given.folder)
+        return
+    chosen = tuple(given.runs.split(","))
+    started_s, before = time.monotonic(), os.times()
+    run_all([spec for spec in specs if spec.name.startswith(chosen)], given.folder, given.processes)
+    after = os.times()
+    cpu_s = sum(after[:4]) - sum(before[:4])
+    print(f"{time.monotonic() - started_s:.0f} s, {cpu_s:.0f} CPU s")
+    report(given.folder, given.results)
+
+
+if __name__ == "__main__":
+    main()
