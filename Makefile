@@ -14,14 +14,17 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 UNIT_TESTS = $(BIN)/python -m pytest tests/unit --numprocesses=auto --maxprocesses=4 --dist=loadfile --quiet
 WANTED := ".[s3]" --group dev --group demo --group docs
 
-.PHONY: help demo test check bench docs lock clean install
+.PHONY: help demo deploy test check bench soak docs wheel lock clean install
 .DEFAULT_GOAL := help
 
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*  ## /  make \1\t/p' Makefile | expand -t 16
 
-demo: $(VENV)/.installed  ## build a small dataset from a local web server, and look at it
-	$(BIN)/python examples/demo.py
+demo: $(VENV)/.installed  ## from URLs to a ControlNet that suddenly converges; RETRAIN=1 makes its small base anew
+	$(BIN)/python examples/demo.py $(if $(RETRAIN),--retrain)
+
+deploy: $(VENV)/.installed  ## scheduled runs on this machine: Prefect server, deployments of prefect.yaml, worker
+	$(BIN)/python examples/deploy.py
 
 test: $(VENV)/.installed  ## run every test
 	$(UNIT_TESTS)
@@ -36,7 +39,16 @@ check: $(VENV)/.installed  ## what must pass first: style, types, walls, generat
 	$(UNIT_TESTS)
 
 bench: $(VENV)/.installed  ## run every benchmark; takes long
-	set -e; for script in benchmarks/*.py; do $(BIN)/python "$$script"; done
+	set -e; for script in $(filter-out benchmarks/soak.py,$(wildcard benchmarks/*.py)); do $(BIN)/python "$$script"; done
+
+wheel: $(VENV)/.pip  ## write what other machines install into dist/: the wheel and constraints.txt
+	rm -f dist/controlmill-*.whl
+	$(PIP) wheel --quiet --no-deps --wheel-dir dist .
+	cp constraints.txt dist/
+
+soak: $(VENV)/.installed  ## two hours of building and training with kills; SHORT=1 for ten minutes
+	$(BIN)/python benchmarks/soak.py --minutes $(if $(SHORT),10,120) \
+		--out benchmarks/results/soak_$(if $(SHORT),short_,)$(shell date -u +%F).md
 
 docs: $(VENV)/.installed  ## write the generated blocks and build the site into site/
 	$(BIN)/python docs/generate.py

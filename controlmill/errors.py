@@ -23,6 +23,7 @@
     ├── RunError                     8
     │   ├── RunUnusableError         8  what a training run left is not there, cannot be read, or is broken
     │   ├── PreflightError           8  data, hints, gradients or memory are not as training needs them
+    │   ├── ReadBackError            8  generated images cannot be read back by the dataset's annotator
     │   └── NonFiniteLossError       8  the loss became NaN or infinite
     └── InterruptedRunError        130  Ctrl-C or a termination signal
 
@@ -139,6 +140,10 @@ class RunUnusableError(RunError):
 
 class PreflightError(RunError):
     """Data, hints, gradients or memory are not as training needs them."""
+
+
+class ReadBackError(RunError):
+    """Generated images cannot be read back by the dataset's annotator."""
 
 
 class NonFiniteLossError(RunError):

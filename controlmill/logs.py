@@ -4,6 +4,8 @@ Plain functions that work anywhere, also in a worker that configured nothing; th
 """
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import structlog
@@ -48,14 +50,34 @@ def configure(log_format: LogFormat = "text", *, only_warnings: bool = False) ->
     )
 
 
+_listeners: list[Callable[[str], None]] = []
+
+
+@contextmanager
+def also_to(listener: Callable[[str], None]) -> Iterator[None]:
+    """Let `listener` have each line too, written as text, inside of the `with` block; from all threads."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
+
+
 def log(event: str, **fields: object) -> None:
     """Something happened."""
     _logger().info(event, **fields)
+    _tell(event, fields)
 
 
 def warning(event: str, **fields: object) -> None:
     """Something happened that a person may want to act on; the run goes on."""
     _logger().warning(event, **fields)
+    _tell(event, {"level": "warning", **fields})
+
+
+def _tell(event: str, fields: dict[str, object]) -> None:
+    for listener in _listeners:
+        listener(_text(None, "", {"event": event, **fields}))
 
 
 def _logger() -> Any:

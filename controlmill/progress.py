@@ -100,7 +100,13 @@ class Tally:
         self._samples = deque([(self.clock(), 0, 0)])
 
     def plan(self, num_shards: int, num_rows: int, *, complete: bool) -> None:
-        """Take over the known totals; the speed is measured from when there are rows."""
+        """Take over the known totals; the speed is measured from when there are rows.
+
+        Totals that are not complete after they were are those of the next stage of a run: it begins at zero.
+        """
+        if self.complete and not complete:
+            self.num_rows = self.shards_done = self.rows_done = 0
+            self.failures = Counter()
         if not self.num_rows:
             self._samples = deque([(self.clock(), 0, 0)])
         self.num_shards, self.num_rows, self.complete = num_shards, num_rows, complete
@@ -153,6 +159,9 @@ class UpdateTally:
 
     def count(self, record: Mapping[str, Any]) -> None:
         """Take over the record of an update."""
+        if record["update"] <= self.done:
+            # it goes on from an earlier checkpoint, or began again
+            self._samples.clear()
         self.done, self.num_updates, self.record = record["update"], record["num_updates"], record
         self._samples.append((self.clock(), record["update"], record["samples_seen"]))
 

@@ -8,6 +8,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import click
@@ -16,13 +17,15 @@ from controlmill import errors
 from controlmill.cli import diffusers as from_diffusers
 from controlmill.cli import main
 from controlmill.cli.img2dataset import DEFAULTS, MISSING, NOTES
-from controlmill.cli.options import default_text, groups_of
+from controlmill.cli.options import default_text, groups_of, is_part
 from controlmill.cli.values import shape_of
 from controlmill.config import (
     AnnotateConfig,
+    BuildAndTrainConfig,
     BuildConfig,
     CaptionConfig,
     EncodeConfig,
+    EvaluateConfig,
     Options,
     RetryConfig,
     SampleConfig,
@@ -52,7 +55,9 @@ def options() -> str:
         "encode": EncodeConfig,
         "retry": RetryConfig,
         "train": TrainConfig,
+        "build-and-train": BuildAndTrainConfig,
         "sample": SampleConfig,
+        "evaluate": EvaluateConfig,
     }
     groups: dict[str, tuple[type[Options], list[str]]] = {}
     for model in commands.values():
@@ -70,6 +75,8 @@ def options() -> str:
 
 def type_text(model: type[Options], field: str) -> str:
     """What may be written as the value of a field."""
+    if is_part(model, field):
+        return f"options of `{field}`"
     shape = shape_of(model.model_fields[field].annotation)
     if shape.kind == "flag":
         return "true, false"
@@ -163,9 +170,20 @@ def commands() -> str:
     return f"```text\n$ controlmill --help\n{main.group.get_help(context)}\n```"
 
 
+def study(section: str) -> str:
+    """A section of the newest result of benchmarks/convergence_study.py."""
+    files = sorted((ROOT / "benchmarks" / "results").glob("convergence_study_*.md"), key=lambda path: path.name[-13:])
+    if not files:
+        return "Not measured yet: `python benchmarks/convergence_study.py`."
+    _, _, after = files[-1].read_text(encoding="utf-8").partition(f"\n## {section}\n")
+    return f"{after.partition(f'{chr(10)}## ')[0].strip()}\n\n(`{files[-1].relative_to(ROOT)}`)"
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "annotators": annotators,
     "commands": commands,
+    "convergence-reached": partial(study, "What was to be reached"),
+    "convergence-sooner": partial(study, "Converge sooner"),
     "diffusers": diffusers,
     "exit-codes": exit_codes,
     "img2dataset": img2dataset,

@@ -8,6 +8,7 @@ from controlmill.config import AnnotateConfig
 from flows.engines import ray_cluster
 from flows.finish import finish
 from flows.make_shards import make_shards
+from flows.page import on_page
 from flows.report import BuildReport
 from flows.run_name import named
 from flows.session import session
@@ -19,6 +20,7 @@ from tasks.stages import shards_with_images
 def annotate_dataset(config: AnnotateConfig) -> BuildReport:
     """Make the layers of `config.annotators` from the stored images, where they are missing or were made otherwise."""
     dataset = Dataset.open(config.output_folder)
-    with session(dataset, partial(shards_with_images, dataset, config)) as opened, ray_cluster(config) as num_cpus:
+    plan = partial(shards_with_images, dataset, config)
+    with on_page(), session(dataset, plan) as opened, ray_cluster(config) as num_cpus:
         report = make_shards(dataset, config, None, config, opened.planner, num_cpus)
         return finish(dataset, report)

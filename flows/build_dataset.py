@@ -8,6 +8,7 @@ from controlmill.config import BuildConfig
 from flows.engines import ray_cluster
 from flows.finish import finish
 from flows.make_shards import make_shards
+from flows.page import on_page
 from flows.report import BuildReport
 from flows.run_name import named
 from flows.session import session
@@ -25,6 +26,6 @@ def build_dataset(config: BuildConfig) -> BuildReport:
     dataset = Dataset(config.output_folder)
     captioner = captioner_of(config)
     plan = partial(planned_shards, dataset, config, captioner)
-    with session(dataset, plan) as opened, ray_cluster(config) as num_cpus:
+    with on_page(), session(dataset, plan) as opened, ray_cluster(config) as num_cpus:
         report = make_shards(dataset, config, captioner, config, opened.planner, num_cpus)
         return finish(dataset, report)

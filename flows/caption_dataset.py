@@ -8,6 +8,7 @@ from controlmill.config import CaptionConfig, LayerOptions
 from flows.engines import ray_cluster
 from flows.finish import finish
 from flows.make_shards import make_shards
+from flows.page import on_page
 from flows.report import BuildReport
 from flows.run_name import named
 from flows.session import session
@@ -22,6 +23,6 @@ def caption_dataset(config: CaptionConfig) -> BuildReport:
     dataset = Dataset.open(config.output_folder)
     captioner = create(config)
     plan = partial(shards_to_caption, dataset, captioner)
-    with session(dataset, plan) as opened, ray_cluster(config) as num_cpus:
+    with on_page(), session(dataset, plan) as opened, ray_cluster(config) as num_cpus:
         report = make_shards(dataset, LayerOptions(), captioner, config, opened.planner, num_cpus)
         return finish(dataset, report)

@@ -13,11 +13,13 @@ from prefect.runtime import flow_run
 
 from controlmill.config import TrainConfig
 from controlmill.errors import ControlmillError
+from flows.page_pictures import as_jpeg
 from storage.filesystem import open_files, redact
+from training.metrics import SAMPLES
 
 EVENT = "controlmill.sudden_convergence"
 _ARTIFACT = "sudden-convergence"
-_TELLING = ("control_following", "control_settled", "already_following")
+_TELLING = ("control_following", "control_settled", "already_following", "control_confirmed")
 
 
 def publish(name: str, fields: Mapping[str, Any], config: TrainConfig) -> None:
@@ -36,8 +38,31 @@ def publish(name: str, fields: Mapping[str, Any], config: TrainConfig) -> None:
 
 def _page(name: str, fields: Mapping[str, Any], config: TrainConfig) -> str:
     rows = [f"| {key} | {value} |" for key, value in fields.items()]
-    lines = [f"# {name}", "", f"`{redact(config.output_dir)}`", "", "| | |", "|---|---|", *rows, "", *_plot(config)]
+    lines = [
+        f"# {name}",
+        "",
+        f"`{redact(config.output_dir)}`",
+        "",
+        "| | |",
+        "|---|---|",
+        *rows,
+        "",
+        *_plot(config),
+        *_samples(config),
+    ]
     return "\n".join(lines)
+
+
+def _samples(config: TrainConfig) -> list[str]:
+    """What was generated before the first update, and last."""
+    files, root = open_files(config.output_dir)
+    folder = f"{root}/{SAMPLES}"
+    names = sorted(entry.name for entry in files.entries(folder) if entry.name.endswith(".png"))
+    lines = []
+    for name in dict.fromkeys([*names[:1], *names[-1:]]):
+        title = f"update {int(name.removesuffix('.png')):,}: hints, stored images, generated images"
+        lines += ["", f"## {title}", "", as_jpeg(title, files.read(f"{folder}/{name}") or b"")]
+    return lines
 
 
 def _plot(config: TrainConfig) -> list[str]:

@@ -14,6 +14,7 @@ from flows.fan_out import FanOut, Job, Lane
 from flows.finish import finish
 from flows.jobs import Jobs
 from flows.make_shards import run_jobs
+from flows.page import on_page
 from flows.report import BuildReport
 from flows.run_name import named
 from flows.session import session
@@ -33,7 +34,7 @@ def encode_dataset(config: EncodeConfig) -> BuildReport:
     """Make the layers `latent` and `text_embedding` where they are missing or were made otherwise."""
     dataset = Dataset.open(config.output_folder)
     encoding = encoding_of(dataset, config)
-    with session(dataset, partial(shards_to_encode, dataset, encoding)) as opened, ray_cluster(config):
+    with on_page(), session(dataset, partial(shards_to_encode, dataset, encoding)) as opened, ray_cluster(config):
         opened.planner.check(timeout_s=None)
         lane, device = _lane(config)
         given = {"encoding": encoding, "reference": _reference(config), "device": device}

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from controlmill.errors import EngineStartError
 from controlmill.logs import log
+from flows.prefect_server import LOOPBACK, address_in_cluster
 
 if TYPE_CHECKING:
     from controlmill.config import EngineOptions
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
 _SERVER_START_S = 90.0
 _SERVER_STOP_S = 6.0
 _CONNECT_S = 5.0
+_REFUSED_HINT = (
+    "if it wants a token, set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to what the cluster has"
+)
+_IN_RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Set by Ray in what was submitted to a cluster."""
 _MAX_TEMPORARY_BYTES = 30
 """The path of a socket has 107 bytes at most: longer folders, as batch systems have them, leave Ray no room."""
 _OBJECT_STORE_BYTES = 512 * 1024 * 1024
@@ -79,8 +85,8 @@ def ray_environment(options: "EngineOptions") -> None:
         os.environ.setdefault("RAY_TMPDIR", "/tmp")  # noqa: S108 Ray makes a folder for its sockets in it
     if "RAY_AUTH_MODE" not in os.environ:
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(16))
-    # Nobody reads the metrics of one run's Ray, nor the histories of its tasks: Prefect keeps those.
-    os.environ.setdefault("RAY_enable_metrics_collection", "0")
+    # Nobody reads the metrics of one run's Ray unless asked to, nor the histories of its tasks: Prefect keeps those.
+    os.environ.setdefault("RAY_enable_metrics_collection", "0" if options.metrics_port is None else "1")
     os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
     # The switch that Ray has for other systems makes it keep to the loopback address here too.
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
@@ -96,12 +102,13 @@ def prefect_server() -> Iterator["RunServer | None"]:
     if os.environ.get("PREFECT_API_URL") or _profile_has_api_url():
         yield None
         return
-    server = RunServer()
-    os.environ["PREFECT_API_URL"] = server.api_url
+    server = RunServer(address_in_cluster()) if _IN_RAY_JOB in os.environ else RunServer()
+    os.environ.update(server.client_environment)
     try:
         yield server
     finally:
-        del os.environ["PREFECT_API_URL"]
+        for name in server.client_environment:
+            del os.environ[name]
         server.stop()
 
 
@@ -119,17 +126,26 @@ def _profile_has_api_url() -> bool:
 
 
 class RunServer:
-    """A Prefect server on loopback and a free port; its history stays in the user's data folder."""
+    """A Prefect server on a free port; its history stays in the user's data folder.
 
-    def __init__(self) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
+    It listens on loopback. Where it is told another address, it answers only those who have its password: this run and
+    its workers.
+    """
+
+    def __init__(self, host: str | None = None) -> None:
+        """`host`: the address of this machine that it listens at, with a password; by default loopback, without."""
+        self._host = host or LOOPBACK
+        with socket.create_server((self._host, 0)) as probe:
             self.port: int = probe.getsockname()[1]
+        self.password = None if host is None else f"controlmill:{secrets.token_hex(16)}"
         folder = data_folder()
         environment = dict(os.environ)
         for name, value in _SERVER_SETTINGS.items():
             environment.setdefault(name, value)
         environment.setdefault("PREFECT_API_DATABASE_CONNECTION_URL", f"sqlite+aiosqlite:///{folder / 'prefect.db'}")
-        environment["PREFECT_API_URL"] = environment["PREFECT_UI_API_URL"] = self.api_url
+        environment |= {**self.client_environment, "PREFECT_UI_API_URL": self.api_url}
+        if self.password is not None:
+            environment["PREFECT_SERVER_API_AUTH_STRING"] = self.password
         self._log_path = folder / f"prefect-server-{self.port}.log"
         # Two that start at once on one database can fail: the second waits until the first answers.
         self._starting = (folder / "prefect.lock").open("w")
@@ -137,7 +153,7 @@ class RunServer:
         with self._log_path.open("wb") as log_file:
             # A session of its own: Ctrl-C goes to the run, which ends the server after its last words were recorded.
             self._process = subprocess.Popen(  # noqa: S603 - our own module, an integer argument
-                [sys.executable, "-m", "flows.prefect_server", str(self.port)],
+                [sys.executable, "-m", "flows.prefect_server", self._host, str(self.port)],
                 stdin=subprocess.PIPE,
                 stdout=log_file,
                 stderr=subprocess.STDOUT,
@@ -148,12 +164,18 @@ class RunServer:
     @property
     def url(self) -> str:
         """Address of its pages."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self._host}:{self.port}"
 
     @property
     def api_url(self) -> str:
         """Address of its API."""
         return f"{self.url}/api"
+
+    @property
+    def client_environment(self) -> dict[str, str]:
+        """What Prefect reads from the environment to find it."""
+        password = {} if self.password is None else {"PREFECT_API_AUTH_STRING": self.password}
+        return {"PREFECT_API_URL": self.api_url, **password}
 
     def wait(self) -> None:
         """Return when the server answers; raise `EngineStartError` with the end of its log when it does not."""
@@ -200,10 +222,18 @@ def ray_cluster(options: "EngineOptions") -> Iterator[int]:
     try:
         with _own_sigterm():
             _connect(options)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except ray.exceptions.AuthenticationError as error:
+        raise EngineStartError(
+            f"Ray at {options.ray_address}: RAY_AUTH_MODE is token, and there is none; set RAY_AUTH_TOKEN or "
+            "RAY_AUTH_TOKEN_PATH"
+        ) from error
+    # where its processes do not answer in time, Ray raises an Exception of no kind
+    except Exception as error:
         what = f"no Ray at {options.ray_address}" if options.ray_address else "Ray did not start"
         cause = (isinstance(error, OSError) and error.strerror) or " ".join(str(error).split()) or type(error).__name__
-        raise EngineStartError(f"{what}: {cause}") from error
+        # somebody listens there, or the cause were another
+        hint = f"; {_REFUSED_HINT}" if "Failed to connect to Ray cluster" in cause else ""
+        raise EngineStartError(f"{what}: {cause}{hint}") from error
     try:
         yield _num_cpus()
     finally:
@@ -224,10 +254,11 @@ def _connect(options: "EngineOptions") -> None:
 
     import ray
 
-    common: dict[str, Any] = {"namespace": "prefect", "log_to_driver": False, "logging_level": logging.ERROR}
+    common: dict[str, Any] = {"namespace": "prefect", "log_to_driver": True, "logging_level": logging.ERROR}
     if options.ray_address:
         _check_listens(options.ray_address)
         ray.init(address=options.ray_address, **common)
+        _keep_off_the_terminal()
         return
     num_cpus = max(os.cpu_count() or 1, options.processes_count or 0)
     ray.init(
@@ -235,8 +266,17 @@ def _connect(options: "EngineOptions") -> None:
         num_cpus=num_cpus,
         object_store_memory=max(_OBJECT_STORE_BYTES, num_cpus * _OBJECT_STORE_BYTES_PER_CPU),
         include_dashboard=False,
+        _metrics_export_port=options.metrics_port,
         **common,
     )
+    _keep_off_the_terminal()
+
+
+def _keep_off_the_terminal() -> None:
+    """What workers write goes to Prefect's page (`flows/worker_output.py`), not between the lines of a progress bar."""
+    from ray._private.ray_logging import global_worker_stdstream_dispatcher
+
+    global_worker_stdstream_dispatcher.remove_handler("ray_print_logs")
 
 
 def _check_listens(address: str) -> None:

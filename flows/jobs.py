@@ -12,6 +12,7 @@ from controlmill.config import ShardOptions
 from controlmill.logs import log
 from controlmill.progress import observer
 from controlmill.reasons import Reason
+from flows import metrics
 from flows.crews import ANNOTATE, CAPTION, Crew
 from flows.fan_out import Job
 from flows.planner import BackgroundPlanner
@@ -147,8 +148,12 @@ class Jobs:
         return self._planner.exhausted and not any(self._waiting.values())
 
     def _look_ahead(self) -> None:
-        """Find out what the shards that are planned by now lack, some at a time, so that the totals are soon known."""
-        for _ in range(_LOOK_AHEAD):
+        """Find out what the shards that are planned by now lack, some at a time, so that the totals are soon known.
+
+        Shards that are complete are passed over at once: they cost no request.
+        """
+        num_added = 0
+        while num_added < _LOOK_AHEAD:
             shard = self._planner.take()
             if shard is None:
                 return
@@ -159,6 +164,7 @@ class Jobs:
                 self._add(work)
                 self._num_shards += 1
                 self._num_rows += work.num_rows
+                num_added += 1
 
     def _add(self, work: Work) -> None:
         jobs = self._maker.jobs(work)
@@ -175,11 +181,14 @@ class Jobs:
         if job.counts:
             self.report.add(records[0])
         shard = self._open[job.shard]
+        following = self._maker.afterwards(shard.work)
+        later = following.layers if following is not None else ()
+        beside = [layer for layer in shard.work.layers if layer not in later] if shard.work.pull else []
+        metrics.shard_committed(records, beside, counts=job.counts)
         shard.num_jobs -= 1
         if shard.num_jobs:
             return
         del self._open[job.shard]
-        following = self._maker.afterwards(shard.work)
         if following is not None:
             self._add(following)
             return
@@ -192,6 +201,7 @@ class Jobs:
         observer().planned(self._num_shards, self._num_rows, complete=self._planner.exhausted)
         done, failed = self._under_way()
         observer().rows(self.report.num_rows + done, Counter(failed) + self.report.failed)
+        metrics.queues({lane: len(waiting) for lane, waiting in self._waiting.items()}, len(self._open), done)
 
     def _under_way(self) -> tuple[int, dict[Reason, int]]:
         try:

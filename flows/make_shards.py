@@ -3,6 +3,7 @@
 from contextlib import ExitStack
 
 from controlmill.config import EngineOptions, LayerOptions, ShardOptions
+from controlmill.progress import observer
 from flows.board import new_board
 from flows.crews import Crew, crews
 from flows.fan_out import FanOut, Lane
@@ -43,6 +44,7 @@ def make_shards(
 
 def run_jobs(jobs: Jobs, fan_out: FanOut) -> BuildReport:
     """Run the jobs as their shards are planned, and count; raises the first error of one."""
+    observer().planned(0, 0, complete=False)
     for ended in fan_out.run(jobs.next_job, lambda: jobs.exhausted):
         if ended is not None:
             jobs.count(*ended)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from controlmill.config import (
     AnnotateConfig,
+    BuildAndTrainConfig,
     BuildConfig,
     CaptionConfig,
     EncodeConfig,
@@ -33,6 +34,7 @@ from storage.filesystem import one_line
 _LAST_WORDS_S = 3.0
 
 if TYPE_CHECKING:
+    from flows.build_and_train import BuiltAndTrained
     from flows.report import BuildReport
     from training.outcome import Outcome
 
@@ -93,6 +95,21 @@ def run_train(config: TrainConfig) -> "Outcome":
         return train_controlnet(config)
 
 
+def run_build_and_train(config: BuildAndTrainConfig) -> "BuiltAndTrained":
+    """Build a dataset and train on it."""
+    how_to_go_on = "stopped; what is complete is kept: run the same command again to go on"
+    resumed = config.train.resume_from_checkpoint or config.train.additional_train_steps
+    if not resumed:
+        how_to_go_on += ", with train.resume_from_checkpoint=latest where training had begun"
+    from flows.checks import check
+
+    check(config)
+    with _interruptible(lambda: how_to_go_on), engines(config.engine):
+        from flows.build_and_train import build_and_train
+
+        return build_and_train(config)
+
+
 def run_retry(config: RetryConfig) -> "BuildReport":
     """Pull failed rows of a dataset again."""
     from tasks.recipe import remembered_captioner
@@ -117,6 +134,8 @@ def engines(options: EngineOptions) -> Iterator[None]:
     """Ray and the Prefect server for a flow inside of the `with` block."""
     # The flow's own words reach its page; on the terminal the observer speaks, and errors are one line.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    # Lines wait so long in the process that wrote them; those of a process that is killed are lost.
+    os.environ.setdefault("PREFECT_LOGGING_TO_API_BATCH_INTERVAL", "0.2")
     started_s = time.monotonic()
     with prefect_server() as server:
         observer().message(_beginning(options, server))
@@ -128,7 +147,9 @@ def engines(options: EngineOptions) -> Iterator[None]:
             importing.join()
             with _prefect_errors(), _use(server):
                 if server is not None:
-                    observer().message(f"ready after {time.monotonic() - started_s:.0f} s; watch it at {server.url}")
+                    # one with a password is this run's alone
+                    where = f"; watch it at {server.url}" if server.password is None else ""
+                    observer().message(f"ready after {time.monotonic() - started_s:.0f} s{where}")
                 yield
 
 
@@ -164,10 +185,10 @@ def _use(server: RunServer | None) -> Iterator[None]:
     if server is None:
         yield
         return
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
     server.wait()
-    with temporary_settings({PREFECT_API_URL: server.api_url}):
+    with temporary_settings({PREFECT_API_URL: server.api_url, PREFECT_API_AUTH_STRING: server.password}):
         try:
             yield
         finally:

@@ -2,13 +2,17 @@
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
 
 from controlmill.config import ShardOptions
+from controlmill.logs import also_to
 from storage.dataset import Dataset
+from storage.filesystem import redact
 from storage.record import CommitRecord
 from tasks.progress import ShardProgress, ignore
 
@@ -27,7 +31,8 @@ def pull_shard(uri: str, shard: int, options: ShardOptions, num_parallel: int, b
     """Make the image layer of one shard, and the annotators' layers from the same pixels."""
     from tasks.pull_shard import pull_shard as work
 
-    record = work(Dataset(uri), shard, options, num_parallel, _post_to(board))
+    with _in_log():
+        record = work(Dataset(uri), shard, options, num_parallel, _post_to(board))
     _finish(board, shard)
     return [record]
 
@@ -45,7 +50,8 @@ def annotate_shard(
     from tasks.annotate_shard import annotate_shard as work
 
     networks = None if pool is None else pool.of([unit.name for unit in units]).make_maps
-    records = work(Dataset(uri), shard, units, networks, num_parallel, _post_to(board))
+    with _in_log():
+        records = work(Dataset(uri), shard, units, networks, num_parallel, _post_to(board))
     _finish(board, shard)
     return records
 
@@ -55,7 +61,8 @@ def caption_shard(uri: str, shard: int, captioner: "Captioner", board: Any, pool
     """Make the captions of one shard from its stored images; the actors of the pool do the work, this one waits."""
     from tasks.caption_shard import caption_shard as work
 
-    record = work(Dataset(uri), shard, captioner, pool.map, pool.versions, _post_to(board))
+    with _in_log():
+        record = work(Dataset(uri), shard, captioner, pool.map, pool.versions, _post_to(board))
     _finish(board, shard)
     return [record]
 
@@ -75,9 +82,16 @@ def encode_shard(
         progress.done = num_done
         post(progress)
 
-    records = work(Dataset(uri), shard, base, encoding, layers, report)
+    with _in_log():
+        records = work(Dataset(uri), shard, base, encoding, layers, report)
     _finish(board, shard)
     return records
+
+
+def _in_log() -> AbstractContextManager[None]:
+    """What the work says is in the log of the task on Prefect's page, too."""
+    logger = get_run_logger()
+    return also_to(lambda line: logger.info(redact(line)))
 
 
 def _finish(board: Any, shard: int) -> None:

@@ -7,26 +7,36 @@ from prefect import flow
 
 from controlmill.config import TrainConfig
 from controlmill.progress import observer
+from flows import metrics
 from flows.convergence_events import publish
 from flows.engines import ray_cluster
+from flows.page import on_page
 from flows.run_name import named
+from flows.webhook import Webhook, webhook_url
+from storage.dataset import Dataset
+from tasks.read_back import read_backs_of
 from training.outcome import Outcome
 
 
 @flow(name="train-controlnet", flow_run_name=named("train"), persist_result=False)
 def train_controlnet(config: TrainConfig) -> Outcome:
     """Train a ControlNet on Ray; goes on from the last checkpoint after a lost worker."""
-    watching = observer()
 
     def tell(record: Mapping[str, Any]) -> None:
-        if "event" not in record:
-            watching.trained(record)
+        if "scalar" in record:
+            metrics.measured(record["scalar"], record["value"])
             return
+        if "event" not in record:
+            metrics.trained(record)
+            observer().trained(record)
+            return
+        metrics.happened(record["event"])
         fields = {name: value for name, value in record.items() if name != "event"}
-        watching.event(record["event"], fields)
+        observer().event(record["event"], fields)
         publish(record["event"], fields, config)
+        webhook.tell(record["event"], fields)
 
-    with ray_cluster(config.engine):
+    with on_page(), Webhook(webhook_url(config), config.output_dir) as webhook, ray_cluster(config.engine):
         from training.launch import launch
 
-        return launch(config, tell)
+        return launch(config, tell, read_backs_of(Dataset.open(config.train_data_dir), config.condition))

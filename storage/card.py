@@ -31,6 +31,8 @@ class _Totals:
 def write_card(dataset: Dataset) -> None:
     """Write `README.md` from the commit records, in the form of Hugging Face's dataset cards; no clock, no machine.
 
+    Only the holder of the dataset's lock calls this; layers with many new records get an index of them on the way.
+
     Each layer becomes a configuration, the images the default one, so that `datasets.load_dataset` works on the folder
     with no other arguments (https://huggingface.co/docs/hub/datasets-manual-configuration).
     """
@@ -43,7 +45,7 @@ def write_card(dataset: Dataset) -> None:
 
 def _totals(dataset: Dataset, name: str) -> _Totals:
     found = _Totals()
-    for record in dataset.layer(name).iter_records():
+    for record in dataset.layer(name).iter_records(remember=True):
         found.shards += 1
         found.rows += record.rows
         found.num_bytes += record.num_bytes

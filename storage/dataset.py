@@ -174,6 +174,7 @@ class Dataset:
     def _delete_layer(self, layer: Layer) -> None:
         if layer.name not in {"source", "image", FAILURES} and not any(layer.iter_records()):
             return  # a folder of somebody else's
+        self.files.delete(layer.index_path)
         for shard, kind, _size in sorted(layer.files(), key=lambda found: found[1], reverse=True):
             self.files.delete(layer.record_path(shard) if kind == "_stats.json" else layer.path(shard))
         self.files.delete_folder(layer.folder)

@@ -12,6 +12,8 @@ from controlmill.errors import CorruptShardError
 from storage.filesystem import one_line, redact
 from storage.parquet import open_parquet
 from storage.record import CommitRecord, ShardStatus
+from storage.record_index import NAME as INDEX_NAME
+from storage.record_index import Listed, read_records
 
 if TYPE_CHECKING:
     from storage.dataset import Dataset
@@ -38,6 +40,11 @@ class Layer:
         """Path of the commit record on the dataset's file system."""
         return f"{self.folder}/{shard:05d}_stats.json"
 
+    @property
+    def index_path(self) -> str:
+        """Path of the file with copies of the commit records; it is there where the layer has many."""
+        return f"{self.folder}/{INDEX_NAME}"
+
     def exists(self, shard: int) -> bool:
         """Whether the shard is committed."""
         return self.record(shard) is not None
@@ -54,21 +61,35 @@ class Layer:
         """All commit records by shard; some kilobytes each: `statuses` and `iter_records` do with less."""
         return {record.shard: record for record in self.iter_records()}
 
-    def statuses(self) -> dict[int, ShardStatus]:
-        """Rows, size, fingerprint and hash of every committed shard."""
-        return {record.shard: ShardStatus.of(record) for record in self.iter_records()}
+    def statuses(self, *, remember: bool = False) -> dict[int, ShardStatus]:
+        """Rows, size, fingerprint and hash of every committed shard; `remember` as in `iter_records`."""
+        return {record.shard: ShardStatus.of(record) for record in self.iter_records(remember=remember)}
 
     def committed(self) -> set[int]:
         """The committed shards."""
         return {record.shard for record in self.iter_records()}
 
-    def iter_records(self) -> Iterator[CommitRecord]:
-        """The commit records in the order of shards, one at a time."""
-        found = list(self.files())
-        parquet_shards = {shard for shard, kind, _size in found if kind == ".parquet"}
-        record_shards = {shard for shard, kind, _size in found if kind != ".parquet"}
-        shards = sorted(parquet_shards & record_shards)
-        for _path, data in self._files.read_many([self.record_path(shard) for shard in shards]):
+    def iter_records(self, *, remember: bool = False) -> Iterator[CommitRecord]:
+        """The commit records in the order of shards, one at a time.
+
+        Args:
+            remember: write an index of them where many are in none; only the holder of the dataset's lock says so.
+        """
+        parquet_shards: set[int] = set()
+        listed: list[Listed] = []
+        index_path = None
+        for entry in self._files.entries(self.folder):
+            match = _FILE.match(entry.name)
+            if entry.name == INDEX_NAME:
+                index_path = self.index_path
+            elif match and match[2] == ".parquet":
+                parquet_shards.add(int(match[1]))
+            elif match:
+                shard = int(match[1])
+                listed.append(Listed.of(shard, self.record_path(shard), entry))
+        committed = sorted((one for one in listed if one.shard in parquet_shards), key=lambda one: one.shard)
+        write_to = self.index_path if remember else None
+        for data in read_records(self._files, index_path, committed, write_to):
             record = CommitRecord.from_json(data)
             if record is not None:
                 yield record

@@ -5,6 +5,7 @@ import hashlib
 import os
 from collections import deque
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -232,6 +233,7 @@ class _Sink:
             self._file.close()
 
 
+@lru_cache(maxsize=8)
 def _options(schema: pa.Schema) -> dict[str, Any]:
     """Parquet options by leaf column: blobs as they are, everything else snappy and dictionary-encoded."""
     probe = pa.BufferOutputStream()

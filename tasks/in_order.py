@@ -1,8 +1,9 @@
-"""Run a coroutine per item, many at once, and take the results in the order of the items, in bounded memory."""
+"""Work on many items at once, and take the results in the order of the items, in bounded memory."""
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 ItemT = TypeVar("ItemT")
@@ -30,3 +31,18 @@ async def in_order(
         for future in pending:
             future.cancel()
         await asyncio.gather(*pending, return_exceptions=True)
+
+
+def in_threads(items: Iterable[ItemT], work: Callable[[ItemT], ResultT], num_threads: int) -> Generator[ResultT]:
+    """Yield `work(item)` for each item in order, with as many items begun and not yet yielded as there are threads.
+
+    The first item is done before the second is begun. The first exception is raised once what is under way has ended.
+    """
+    pending: deque[Future[ResultT]] = deque()
+    with ThreadPoolExecutor(num_threads) as pool:
+        for number, item in enumerate(items):
+            pending.append(pool.submit(work, item))
+            while pending and (number == 0 or len(pending) == num_threads or pending[0].done()):
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()

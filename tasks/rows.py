@@ -1,5 +1,6 @@
 """The two records that a shard's work speaks: a planned row, and the finished row with its image and maps."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -50,6 +51,7 @@ class FinishedRow:
     maps: Mapping[str, Map]
 
 
+_USERINFO = re.compile(r"^([^:/?#]+://)[^/?#\s]*@")
 _KNOWN = ("key", "url", "caption", "location", "expected_hash", "retry_of")
 
 
@@ -75,7 +77,7 @@ def image_batch(rows: list[FinishedRow], schema: pa.Schema, suffix: str, hash_co
             {
                 **finished.row.extra,
                 "key": finished.row.key,
-                "url": finished.row.url,
+                "url": without_credentials(finished.row.url),
                 "caption": finished.row.caption,
                 "status": SUCCESS,
                 "error_message": None,
@@ -116,7 +118,7 @@ def failure_batch(failed: list[tuple[SourceRow, RowFailure]], schema: pa.Schema)
             {
                 **row.extra,
                 "key": row.key,
-                "url": row.url,
+                "url": without_credentials(row.url),
                 "caption": row.caption,
                 "status": img2dataset_status(failure.reason),
                 "reason": failure.reason,
@@ -139,3 +141,8 @@ def host_of(url: str) -> str | None:
         return urlsplit(url).hostname
     except ValueError:
         return None
+
+
+def without_credentials(url: str) -> str:
+    """A URL as layers hold it: without user name and password, which only the planned row keeps, to pull by."""
+    return _USERINFO.sub(r"\1", url)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from controlmill.config import BuildConfig, LayerOptions
 from storage.dataset import Dataset
@@ -9,6 +10,9 @@ from tasks.annotators.weights import find_all_weights
 from tasks.captioners.base import Captioner
 from tasks.recipe import annotators, check, remember, remember_captions
 from tasks.sources.plan import plan
+
+if TYPE_CHECKING:
+    from storage.record import ShardStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +61,13 @@ def shards_to_caption(dataset: Dataset, captioner: Captioner) -> Iterator[int]:
 
 
 class Stages:
-    """Looks up what is missing; reads all commit records of the layers concerned once."""
+    """Looks up what is missing; reads all commit records of the layers concerned once. For the holder of the lock."""
 
     def __init__(self, dataset: Dataset, fingerprints: Mapping[str, str]) -> None:
         """`fingerprints`: what each layer that is wanted has where it is made as it should be."""
         self._source = dataset.layer("source")
-        self._image = dataset.layer("image").statuses()
+        self._planned: dict[int, ShardStatus] | None = None
+        self._image = dataset.layer("image").statuses(remember=True)
         self._made_from = {name: _made_from(dataset, name, expected) for name, expected in fingerprints.items()}
 
     def missing(self, shard: int) -> Work | None:
@@ -75,11 +80,14 @@ class Stages:
         return Work(shard, image.rows, pull=False, layers=layers) if layers else None
 
     def _num_planned(self, shard: int) -> int:
-        record = self._source.record(shard)
-        return record.rows if record else 0
+        if self._planned is None:
+            # what was planned before this run, at once; the others as they come
+            self._planned = self._source.statuses()
+        found = self._planned.pop(shard, None) or self._source.record(shard)
+        return found.rows if found else 0
 
 
 def _made_from(dataset: Dataset, layer: str, expected: str) -> dict[int, str]:
     """The hash of the images that each shard of a layer was made from, for shards with the expected fingerprint."""
-    records = dataset.layer(layer).iter_records()
+    records = dataset.layer(layer).iter_records(remember=True)
     return {record.shard: record.inputs["image"].sha256 for record in records if record.fingerprint == expected}

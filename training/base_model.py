@@ -239,6 +239,21 @@ class BaseModel:
     # memory
 
     @contextlib.contextmanager
+    def borrowed(self, *parts: Part) -> Iterator[None]:
+        """Have these parts within the `with` block; those that were not loaded are let go of after it."""
+        missing = [part for part in parts if getattr(self, part) is None]
+        for part in missing:
+            loaded = (
+                TextEncoders(self.files, self.dtype) if part == "text" else load_network(self.files, part, self.dtype)
+            )
+            setattr(self, part, loaded.to(self.device))
+        try:
+            yield
+        finally:
+            for part in missing:
+                setattr(self, part, None)
+
+    @contextlib.contextmanager
     def only_inside(self, part: Part, device: torch.device | str) -> Iterator[None]:
         """Have one part on a device within the `with` block, and on the CPU after it."""
         module = {"unet": self.unet, "vae": self.vae, "text": self.text}[part]

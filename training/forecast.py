@@ -17,7 +17,7 @@ from controlmill.config.convergence import ConvergenceOptions
 # the line goes through the evaluations of this last part of the updates so far, and through at least 4 of them
 _WINDOW = 0.6
 _MIN_POINTS = 4
-# S reaches 1 somewhat before the midpoint of the gain: by this factor at the median, and between these at most
+# S reaches 1 somewhat before the hint is followed: by this factor at the median, and between these at most
 _LAG, _LEAST_LAG, _MOST_LAG = 1.1, 1.0, 1.4
 # the interval takes the slopes of pairs between these parts of them in order of size
 _LOW_SLOPE, _HIGH_SLOPE = 0.2, 0.8
@@ -29,7 +29,7 @@ _MOST_WAY = 2.5
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """Made at `update`: the midpoint of the rise is expected at update `expected`, between `low` and `high`."""
+    """Made at `update`: `control_following` is expected at update `expected`, between `low` and `high`."""
 
     update: int
     expected: int

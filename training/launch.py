@@ -1,5 +1,7 @@
 """The loop on Ray Train: workers, their restart after a failure, and what they tell the process that started them."""
 
+import os
+import socket
 import tempfile
 import threading
 import uuid
@@ -10,13 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train._internal.utils import get_address_and_port
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch.config import _TorchBackend
 
 from controlmill.errors import ControlmillError, EngineError, NonFiniteLossError, WorkerLostError
 from storage.filesystem import one_line, redact
+from training.checkpoints import Checkpoints
 
 if TYPE_CHECKING:
     from controlmill.config import TrainConfig
+    from training.controllability_run import ReadBack
     from training.outcome import Outcome
 
 _POLL_S = 0.25
@@ -58,20 +64,28 @@ class Board:
         return self.outcome
 
 
-def launch(config: "TrainConfig", tell: Callable[[Mapping[str, Any]], None]) -> "Outcome":
+def launch(
+    config: "TrainConfig",
+    tell: Callable[[Mapping[str, Any]], None],
+    read_backs: "Mapping[str, ReadBack] | None" = None,
+) -> "Outcome":
     """Train on the Ray that this process is connected to; returns when the run has ended.
 
     Args:
         config: the options.
         tell: called in this thread with every update and event of the run.
+        read_backs: annotators by condition, for controllability; they are sent to the workers.
 
     Raises:
         ControlmillError: what stopped the workers, or `WorkerLostError` where they died more often than `max_failures`.
     """
-    board: Any = ray.remote(num_cpus=0)(Board).remote()
+    # beside this process: the death of another node must not take what was told with it
+    here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+    board: Any = ray.remote(num_cpus=0, label_selector=here)(Board).remote()
     failed: list[BaseException] = []
     with tempfile.TemporaryDirectory(prefix="controlmill-train-") as folder:
-        trainer = _trainer(with_absolute_paths(config), board, folder)
+        config = with_absolute_paths(with_updates(config))
+        trainer = _trainer(config, board, folder, read_backs or {})
 
         def fit() -> None:
             try:
@@ -118,6 +132,19 @@ def _lost(config: "TrainConfig", error: BaseException | None) -> WorkerLostError
     )
 
 
+def with_updates(config: "TrainConfig") -> "TrainConfig":
+    """The same with `additional_train_steps` counted from the last checkpoint: what restarted workers go by."""
+    if config.additional_train_steps is None:
+        return config
+    committed = Checkpoints(config.output_dir).committed()
+    changes = {
+        "max_train_steps": config.additional_train_steps + (committed[-1].update if committed else 0),
+        "resume_from_checkpoint": "latest",
+        "additional_train_steps": None,
+    }
+    return config.model_copy(update=changes)
+
+
 def with_absolute_paths(config: "TrainConfig") -> "TrainConfig":
     """The same with paths that mean the same in every process: workers have folders of their own."""
     changed: dict[str, str] = {}
@@ -132,25 +159,83 @@ def with_absolute_paths(config: "TrainConfig") -> "TrainConfig":
     return config.model_copy(update=changed)
 
 
-def _trainer(config: "TrainConfig", board: Any, folder: str) -> TorchTrainer:
+def _trainer(config: "TrainConfig", board: Any, folder: str, read_backs: "Mapping[str, ReadBack]") -> TorchTrainer:
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     use_gpu = resources.get("GPU", 0) > 0 if config.use_gpu is None else config.use_gpu
     launch_id = uuid.uuid4().hex
     return TorchTrainer(
         _work,
-        train_loop_config={"config": config.model_dump(mode="json"), "board": board, "launch": launch_id},
+        train_loop_config={
+            "config": config.model_dump(mode="json"),
+            "board": board,
+            "launch": launch_id,
+            "read_backs": dict(read_backs),
+        },
         scaling_config=ScalingConfig(
             num_workers=config.num_workers,
             use_gpu=use_gpu,
             resources_per_worker={"CPU": _cpus(config, resources), **({"GPU": 1} if use_gpu else {})},
         ),
-        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        torch_config=_OneAddress(backend="nccl" if use_gpu else "gloo"),
         run_config=RunConfig(
             name=f"train-{launch_id}",
             storage_path=folder,
             failure_config=FailureConfig(max_failures=config.max_failures),
         ),
     )
+
+
+class _OneAddress(TorchConfig):
+    """As Ray sets torch up, but that the ranks meet at one address: a store of torch's own listens on all of them."""
+
+    @property
+    def backend_cls(self) -> type["_OneAddressBackend"]:
+        """What Ray sets the ranks up with."""
+        return _OneAddressBackend
+
+
+class _OneAddressBackend(_TorchBackend):
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
+        """Set the ranks up; all of them are clients of a store that the first one has opened."""
+        worker_group.execute(_be_client)
+        ranks: Any = _Ranks(worker_group)
+        super().on_start(ranks, backend_config)
+
+
+class _Ranks:
+    """Ray's group of workers, of which the first one opens the store where Ray only looks for a port."""
+
+    def __init__(self, group: Any) -> None:
+        self._group = group
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._group, name)
+
+    def __len__(self) -> int:
+        return len(self._group)
+
+    def execute_single(self, rank: int, function: Callable[..., Any], *values: Any, **named: Any) -> Any:
+        wanted = _open_store if function is get_address_and_port else function
+        return self._group.execute_single(rank, wanted, *values, **named)
+
+
+_stores: list[Any] = []
+"""The store of this process lives as long as it does."""
+
+
+def _be_client() -> None:
+    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"
+
+
+def _open_store() -> tuple[str, int]:
+    """A store that listens at this node's address in the cluster and nowhere else; that address and its port."""
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    listening = socket.create_server((address, 0), family=socket.AF_INET6 if ":" in address else socket.AF_INET)
+    port: int = listening.getsockname()[1]
+    _stores.append(TCPStore(address, port, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach()))
+    return address, port
 
 
 def _cpus(config: "TrainConfig", resources: Mapping[str, float]) -> int:
@@ -179,7 +264,7 @@ def _work(arguments: Mapping[str, Any]) -> None:
         lambda record: board.tell.remote(dict(record)),
     )
     try:
-        outcome = train(TrainConfig.model_validate(arguments["config"]), place)
+        outcome = train(TrainConfig.model_validate(arguments["config"]), place, arguments["read_backs"])
     except ControlmillError as error:
         ray.get(board.fail.remote(error))
         if place.world_size > 1 and not isinstance(error, NonFiniteLossError):

@@ -1,5 +1,6 @@
 """The training loop of one rank, without Ray or Prefect: whoever calls it has initialised torch.distributed."""
 
+import gc
 import json
 import time
 from typing import TYPE_CHECKING
@@ -9,37 +10,63 @@ import torch
 from controlmill.errors import NonFiniteLossError
 from storage.filesystem import redact
 from training.callbacks.base import Callback, UpdateMetrics
+from training.callbacks.controllability import ControllabilityCallback
 from training.callbacks.probe import ProbeCallback
 from training.decoder import DecoderTraining
 from training.outcome import Outcome
+from training.restart import begin_again, latest_attempt
 from training.saving import export, save
 from training.setup import Assembled, assembled, is_finite
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from controlmill.config import TrainConfig
     from training.batch import Batch
+    from training.controllability_run import ReadBack
     from training.place import Place
     from training.step import RowLosses
 
 NON_FINITE = "nonfinite.json"
 
 
-def callbacks_of(config: "TrainConfig") -> list[Callback]:
-    """What listens to the run."""
-    return [ProbeCallback(config)] if config.num_probe_rows else []
+def callbacks_of(config: "TrainConfig", read_backs: "Mapping[str, ReadBack]") -> list[Callback]:
+    """What listens to the run, in the order in which it is told."""
+    if not config.num_probe_rows:
+        return []
+    # behind the probe, whose events it waits for
+    confirming = [ControllabilityCallback(config, read_backs)] if config.controllability else []
+    return [ProbeCallback(config), *confirming]
 
 
-def train(config: "TrainConfig", place: "Place") -> Outcome:
+def train(config: "TrainConfig", place: "Place", read_backs: "Mapping[str, ReadBack] | None" = None) -> Outcome:
     """Train on this rank until the last update; every rank returns the same.
+
+    A run that `restart: N` ended begins again in the same call, with what it was restarted with.
+
+    Args:
+        config: the options.
+        place: of this rank.
+        read_backs: annotators by condition, for controllability.
 
     Raises:
         ControlmillError: options, data, weights or checkpoint are not usable, or the loss became NaN.
     """
-    callbacks = callbacks_of(config)
+    while True:
+        attempt = latest_attempt(config, place)
+        outcome, times = _train_once(attempt, place, read_backs or {})
+        if not times:
+            return outcome
+        config = begin_again(attempt, place, times=times, at_update=outcome.update)
+        # engines are full of cycles: their memory is needed for the next one
+        gc.collect()
+
+
+def _train_once(config: "TrainConfig", place: "Place", read_backs: "Mapping[str, ReadBack]") -> tuple[Outcome, int]:
+    """How it ended, and what `restart` asked for, 0 for nothing."""
+    callbacks = callbacks_of(config, read_backs)
     with assembled(config, place, callbacks) as parts:
-        return Loop(parts).run_to_end()
+        return Loop(parts).run_to_end(), parts.trained.run.adjustments.restart
 
 
 class Loop:
@@ -56,15 +83,16 @@ class Loop:
         run, callbacks = self._run, self._trained.callbacks
         for callback in callbacks:
             callback.on_train_start(run)
-        batches = iter(run.reader)
-        while run.update < run.num_updates and not run.stop_reason:
+        batches, started_at = iter(run.reader), run.update
+        while run.update < run.num_updates and not run.stop_reason and not run.adjustments.restart:
             metrics = self._update(batches)
             run.record(metrics)
             for callback in callbacks:
                 callback.on_update_end(run, metrics)
             if run.checkpoint_tag is not None or run.update % run.config.checkpointing_steps == 0:
                 self._save()
-        if self._saved_at != run.update:
+        # a resumed run that is at its end already is not saved again: other ranks may still be reading that checkpoint
+        if self._saved_at != run.update and not (run.update == started_at and self._is_committed()):
             self._save()
         folder = export(self._trained, self._parts.checkpoints)
         for callback in callbacks:
@@ -72,6 +100,11 @@ class Loop:
         if run.stop_reason:
             run.log("stopped", update=run.update, reason=run.stop_reason)
         return Outcome(run.update, run.samples_seen, run.epoch, redact(folder), run.stop_reason)
+
+    def _is_committed(self) -> bool:
+        """Whether a checkpoint of this update is in the folder of the run; the same on every rank."""
+        run, checkpoints = self._run, self._parts.checkpoints
+        return run.place.of_first(lambda: any(one.update == run.update for one in checkpoints.committed()))
 
     def _save(self) -> None:
         run = self._run
@@ -93,6 +126,7 @@ class Loop:
         if trained.decoder is not None:
             trained.decoder.step(run.schedule)
         run.update += 1
+        run.announced.clear()
         run.samples_seen += num_rows
         if not is_finite(norm) and not run.engine.step_was_skipped:
             raise NonFiniteLossError(self._failure(f"the gradients of update {run.update} are {norm}"))
@@ -109,7 +143,12 @@ class Loop:
         outcomes: list[RowLosses] = []
         sums = torch.zeros(2, len(bins.names), dtype=torch.float64, device=run.device)
         for index in range(num_batches):
-            outcome = step.losses(next(batches), run.engine, connect_decoder=run.decoder_is_connected)
+            outcome = step.losses(
+                next(batches),
+                run.engine,
+                connect_decoder=run.decoder_is_connected,
+                timesteps_alike=run.adjustments.timesteps_alike,
+            )
             run.engine.backward(outcome.losses_B.mean() / num_batches, is_last=index == num_batches - 1)
             sums += bins.sums_of(outcome.losses_B, outcome.timesteps_B)
             outcomes.append(outcome)

@@ -1,6 +1,7 @@
 """What a run writes about itself while it goes on: lines of JSON in its folder, TensorBoard, wandb. Rank 0 only."""
 
 import contextlib
+import importlib
 import json
 import math
 import os
@@ -14,9 +15,13 @@ from storage.staging import Staging
 
 if TYPE_CHECKING:
     from controlmill.config import TrainConfig
+    from storage.stored_image import Pixels
     from training.callbacks.base import UpdateMetrics
 
 METRICS = "metrics.jsonl"
+EVENTS_LOG = "events.jsonl"
+SAMPLES = "samples"
+"""Folder of a run for pictures that were generated while it went on."""
 
 
 class RunFiles:
@@ -112,6 +117,9 @@ class Tracker(Protocol):
     def scalar(self, name: str, value: float, update: int) -> None:
         """Take one number."""
 
+    def image(self, name: str, pixels: "Pixels", update: int) -> None:
+        """Take one RGB picture (height, width, 3)."""
+
     def close(self) -> None:
         """Flush."""
 
@@ -128,6 +136,10 @@ class TensorBoardTracker:
     def scalar(self, name: str, value: float, update: int) -> None:
         """Take one number."""
         self._writer.add_scalar(name, value, update)
+
+    def image(self, name: str, pixels: "Pixels", update: int) -> None:
+        """Take one picture."""
+        self._writer.add_image(name, pixels, update, dataformats="HWC")
 
     def close(self) -> None:
         """Flush."""
@@ -148,6 +160,11 @@ class WandbTracker:
     def scalar(self, name: str, value: float, update: int) -> None:
         """Take one number."""
         self._run.log({name: value, "update": update})
+
+    def image(self, name: str, pixels: "Pixels", update: int) -> None:
+        """Take one picture."""
+        wandb: Any = importlib.import_module("wandb")
+        self._run.log({name: wandb.Image(pixels), "update": update})
 
     def close(self) -> None:
         """Flush."""

@@ -51,10 +51,15 @@ class Objective:
             None if options.snr_gamma is None else min_snr_weights(alphas_cumprod_T, options.snr_gamma, prediction_type)
         )
 
-    def draw(self, seed: int, epochs: Sequence[int], keys: Sequence[str], shape_CHW: Sequence[int]) -> Drawn:
-        """Timesteps and noise of rows: a function of the seed and of each row's epoch and key, whatever the batch."""
+    def draw(
+        self, seed: int, epochs: Sequence[int], keys: Sequence[str], shape_CHW: Sequence[int], *, alike: bool = False
+    ) -> Drawn:
+        """Timesteps and noise of rows: a function of the seed and of each row's epoch and key, whatever the batch.
+
+        `alike` draws from all timesteps of the base, whatever the options prefer.
+        """
         uniform_B = draws.uniform(seed, epochs, keys, "timestep")
-        timesteps_B = self.timesteps(uniform_B)
+        timesteps_B = (uniform_B * self.num_timesteps).long() if alike else self.timesteps(uniform_B)
         noise_BCHW = draws.normal(seed, epochs, keys, "noise", tuple(shape_CHW))
         if self._options.noise_offset:
             offset_BC11 = draws.normal(seed, epochs, keys, "noise_offset", (shape_CHW[0], 1, 1))

@@ -29,11 +29,7 @@ class Report:
     def to_json(self) -> dict[str, Any]:
         """Plain values; between following and settled the values of the rise are provisional."""
         empty = dict.fromkeys(("convergence_update", "ci95", "s10", "s90", "R", "rho", "label"))
-        settled = self.detector.events.get("control_settled")
-        if settled is not None:
-            rise = {name: settled.values[name] for name in empty}
-        else:
-            rise = empty if self.convergence is None else self.convergence.to_json()
+        rise = empty if self.convergence is None else self.convergence.to_json()
         return {
             "file": str(self.file),
             "onset": self.update_of("control_onset"),

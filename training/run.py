@@ -1,18 +1,21 @@
 """The run as it stands: what is counted, what callbacks asked for, and who is told."""
 
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from controlmill.errors import ConfigError
-from training.metrics import METRICS, RunFiles, Tracker, as_record, trackers
+from training.metrics import EVENTS_LOG, METRICS, RunFiles, Tracker, as_record, trackers
 from training.optimizer import learning_rate_factor
+from training.restart import read_restart
 
 if TYPE_CHECKING:
     import torch
 
     from controlmill.config import TrainConfig
+    from storage.stored_image import Pixels
     from training.base_model import BaseModel
     from training.callbacks.base import Callback, UpdateMetrics
     from training.controlnet import ControlNets
@@ -32,6 +35,10 @@ class Adjustments:
     """Before `mid_until_step` says so."""
     base_unlocked: bool = False
     """Before `unlock_at_step` says so."""
+    timesteps_alike: bool = False
+    """All timesteps are drawn alike, as `timestep_bias_until` asked."""
+    restart: int = 0
+    """The run ends here, to begin again with so many times the batches per update; 0 where it does not."""
 
 
 class Run:
@@ -60,6 +67,7 @@ class Run:
         self.num_updates = config.max_train_steps or self._updates_of_epochs()
         self.stop_reason = ""
         self.checkpoint_tag: str | None = None
+        self.announced: list[str] = []
         self._factor = learning_rate_factor(config, self.num_updates)
         self._files: RunFiles | None = None
         self._trackers: list[Tracker] = []
@@ -110,6 +118,11 @@ class Run:
         return self.config.peak_learning_rate * self.schedule
 
     @property
+    def is_over(self) -> bool:
+        """Whether no update comes any more."""
+        return self.update >= self.num_updates or bool(self.stop_reason)
+
+    @property
     def decoder_is_connected(self) -> bool:
         """Whether the skip connections get their residuals in the update that comes."""
         return self.adjustments.decoder_connected or self.update >= self.config.mid_until_step
@@ -138,10 +151,25 @@ class Run:
         if self._files is not None:
             self._files.append(name, record)
 
+    def announce(self, record: Mapping[str, Any]) -> None:
+        """Write an event down, say it, and remember it for the callbacks that come."""
+        name = record["event"]
+        self.append(EVENTS_LOG, record)
+        self.log(name, **{key: value for key, value in record.items() if key != "event"})
+        self.log_scalar(f"events/{name}", 1.0)
+        self.announced.append(name)
+
     def log_scalar(self, name: str, value: float) -> None:
-        """Send a number to TensorBoard and wandb."""
+        """Send a number to TensorBoard and wandb; those that are in no record go to whoever watches, too."""
         for tracker in self._trackers:
             tracker.scalar(name, value, self.update)
+        if self.place.is_first and name.startswith("probe/"):
+            self.place.tell({"scalar": name, "value": value})
+
+    def log_image(self, name: str, pixels: "Pixels") -> None:
+        """Send a picture to TensorBoard and wandb."""
+        for tracker in self._trackers:
+            tracker.image(name, pixels, self.update)
 
     def request_stop(self, reason: str) -> None:
         """End after this update."""
@@ -171,13 +199,24 @@ class Run:
             raise ConfigError("unlock_base: needs mixed_precision bf16 or no: fp16 scales the loss")
         self.adjustments.base_unlocked = True
 
+    def request_timesteps_alike(self) -> None:
+        """Draw all timesteps alike."""
+        self.adjustments.timesteps_alike = True
+
+    def request_restart(self, times: int) -> None:
+        """End after this update, and begin again with `times` the batches per update."""
+        self.adjustments.restart = times
+        self.request_stop(f"begins again with {times} times the batches per update")
+
     def begin(self) -> None:
         """Open what is written, on rank 0; after a checkpoint was loaded."""
         if not self.place.is_first:
             return
         self._files = RunFiles(self.output_dir)
         self._files.go_on_from(self.update)
-        self._files.write("config.json", self.config.model_dump_json(indent=1).encode())
+        restarted = read_restart(self.output_dir)
+        values = self.config.model_dump(mode="json") | ({} if restarted is None else {"restarted": asdict(restarted)})
+        self._files.write("config.json", json.dumps(values, indent=1).encode())
         self._trackers = trackers(self.config, self._files.folder, self.update)
 
     def record(self, metrics: "UpdateMetrics") -> None:
@@ -221,7 +260,10 @@ class Run:
     def load_state_dict(self, state: Mapping[str, Any], callbacks: Sequence["Callback"]) -> None:
         """Go on from `state_dict`."""
         self.adjustments = Adjustments(**state["adjustments"])
-        self.reader.load_state_dict(state["reader"])
+        before = state["reader"]
+        self.reader.load_state_dict(before)
+        if before.get("num_shards") != self.reader.state_dict()["num_shards"]:
+            self.log("dataset_grew", rows=self.reader.samples_per_epoch, before=before["samples_per_epoch"])
         for callback in callbacks:
             if callback.name in state["callbacks"]:
                 callback.load_state_dict(state["callbacks"][callback.name])

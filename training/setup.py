@@ -50,8 +50,8 @@ class Assembled:
     checkpoints: Checkpoints
 
 
-def open_reader(config: "TrainConfig", place: Place) -> ShardReader:
-    """The rows of this rank."""
+def open_reader(config: "TrainConfig", place: Place, num_probe_shards: int | None = None) -> ShardReader:
+    """The rows of this rank; the probe's are of the first `num_probe_shards` shards."""
     base = find_base(
         config.pretrained_model_name_or_path, parts=("vae", "text"), revision=config.revision, variant=config.variant
     )
@@ -64,6 +64,7 @@ def open_reader(config: "TrainConfig", place: Place) -> ShardReader:
         base_fingerprint=base.fingerprint(),
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         num_probe_rows=config.num_probe_rows,
+        num_probe_shards=num_probe_shards,
         pin_memory=place.device.type == "cuda",
     )
 
@@ -129,7 +130,8 @@ def assembled(config: "TrainConfig", place: Place, callbacks: "list[Callback]") 
     checkpoints = Checkpoints(config.output_dir)
     start = start_point(config, place, checkpoints)
     with ExitStack() as stack:
-        reader = stack.enter_context(open_reader(config, place))
+        began = start[1].state.get("reader", {}) if start is not None else {}
+        reader = stack.enter_context(open_reader(config, place, began.get("num_probe_shards")))
         base = load_base(config, place, reader)
         controlnets = create(base, config, config.seed, num_conditions=len(config.condition)).to(place.device)
         if config.gradient_checkpointing:

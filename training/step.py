@@ -63,18 +63,22 @@ class Step:
         self._autocast = autocast
         self._rounds = rounds
 
-    def losses(self, batch: "Batch", control: Control, *, connect_decoder: bool = True) -> RowLosses:
+    def losses(
+        self, batch: "Batch", control: Control, *, connect_decoder: bool = True, timesteps_alike: bool = False
+    ) -> RowLosses:
         """The loss of each row.
 
         Args:
             batch: on the CPU.
             control: makes the residuals.
             connect_decoder: whether the skip connections of the decoder get theirs, or the middle block only.
+            timesteps_alike: whether all timesteps are drawn alike, whatever the options prefer.
         """
         placed = batch.to(self._device)
         with torch.no_grad():
             latents_BCHW = self.latents(placed)
-            drawn = self._objective.draw(self._seed, batch.epochs, batch.keys, tuple(latents_BCHW.shape[1:]))
+            shape_CHW = tuple(latents_BCHW.shape[1:])
+            drawn = self._objective.draw(self._seed, batch.epochs, batch.keys, shape_CHW, alike=timesteps_alike)
             noise_BCHW = drawn.noise_BCHW.to(self._device, non_blocking=True)
             timesteps_B = drawn.timesteps_B.to(self._device, non_blocking=True)
             noisy_BCHW = self._base.add_noise(latents_BCHW, noise_BCHW, timesteps_B)

@@ -1,5 +1,6 @@
-"""The shape of the rise of a gain curve: where its 10, 50 and 90 % are, with an interval, and whether it was sudden.
+"""The shape of a rise: where its 10, 50 and 90 % are, with an interval, and whether it was sudden.
 
+The curve is the excess of `training.gain`: it goes on rising where the gain is near its end, as samples do.
 R = (s50 - s10) / s50 compares the rise to the midpoint with the whole way to it; rho = (s90 - s10) / s50 has the tail.
 A step has both near 0; a straight line from update 0 has R = 0.8 and rho = 1.6.
 """
@@ -14,7 +15,7 @@ from training.gain import Evaluation, usable_rows
 
 Label = Literal["sudden", "gradual", "indeterminate"]
 Point = tuple[int, float]
-"""An update and the control gain at it."""
+"""An update and the excess at it."""
 
 _NUM_RESAMPLES = 200
 # fewer resamples than this that have a midpoint give no interval
@@ -53,11 +54,11 @@ def transition(curve: Sequence[Point]) -> Transition | None:
     if len(curve) < 4:
         return None
     updates = [update for update, _ in curve]
-    gains = smooth([gain for _, gain in curve])
-    low, high = median(gains[:3]), median(gains[-3:])
+    values = smooth([value for _, value in curve])
+    low, high = median(values[:3]), median(values[-3:])
     if high <= low:
         return None
-    s10, s50, s90 = (_last_crossing(updates, gains, low + part * (high - low)) for part in (0.1, 0.5, 0.9))
+    s10, s50, s90 = (_last_crossing(updates, values, low + part * (high - low)) for part in (0.1, 0.5, 0.9))
     if s50 is None or s50 <= 0:
         return None
     rise = None if s10 is None else (s50 - s10) / s50
@@ -65,10 +66,10 @@ def transition(curve: Sequence[Point]) -> Transition | None:
     return Transition(s10, s50, s90, rise, width)
 
 
-def _last_crossing(updates: Sequence[int], gains: Sequence[float], level: float) -> float | None:
-    for k in range(len(gains) - 1, 0, -1):
-        if gains[k - 1] < level <= gains[k]:
-            part = (level - gains[k - 1]) / (gains[k] - gains[k - 1])
+def _last_crossing(updates: Sequence[int], values: Sequence[float], level: float) -> float | None:
+    for k in range(len(values) - 1, 0, -1):
+        if values[k - 1] < level <= values[k]:
+            part = (level - values[k - 1]) / (values[k] - values[k - 1])
             return updates[k - 1] + part * (updates[k] - updates[k - 1])
     return None
 
@@ -85,31 +86,34 @@ def label_of(found: Transition, options: ConvergenceOptions) -> Label:
 
 
 def interval(evaluations: Sequence[Evaluation], seed: int = 0) -> tuple[float, float] | None:
-    """95 % bootstrap interval of s50 over the rows of the probe: what another draw of held-out images would have given.
+    """95 % bootstrap interval of s50 over rows and timesteps: what another probe would have given.
 
-    The same rows are drawn at every evaluation, so that what belongs to an image stays together. It holds neither the
-    noise of another training run nor the distance between gain and the look of samples.
+    Each resample draws rows, and draws timesteps; the same ones at every evaluation, so that what belongs to an image
+    stays together. It holds neither the noise of another training run nor the distance between the losses and the look
+    of samples.
 
     Returns:
         None where most resamples have no midpoint.
     """
     import numpy as np
 
-    num_rows = len(evaluations[0].right)
+    num_rows, num_timesteps = len(evaluations[0].right), len(evaluations[0].right[0])
     usable = np.zeros((len(evaluations), num_rows, 1))
     for k, evaluation in enumerate(evaluations):
         usable[k, usable_rows(evaluation)] = 1
     right_KNT = np.where(usable, np.array([evaluation.right for evaluation in evaluations]), 0.0)
     wrong_KNT = np.where(usable, np.array([evaluation.wrong for evaluation in evaluations]), 0.0)
-    # how often each row is drawn, per resample
-    counts_RN = np.random.default_rng(seed).multinomial(num_rows, [1 / num_rows] * num_rows, size=_NUM_RESAMPLES)
+    draw = np.random.default_rng(seed)
+    # how often each row is drawn, and each timestep, per resample
+    counts_RN = draw.multinomial(num_rows, [1 / num_rows] * num_rows, size=_NUM_RESAMPLES)
+    counts_RT = draw.multinomial(num_timesteps, [1 / num_timesteps] * num_timesteps, size=_NUM_RESAMPLES)
     right_RKT = np.einsum("rn,knt->rkt", counts_RN, right_KNT)
     wrong_RKT = np.einsum("rn,knt->rkt", counts_RN, wrong_KNT)
     with np.errstate(divide="ignore", invalid="ignore"):
-        gain_RK = (1 - right_RKT / wrong_RKT).mean(axis=2)
+        excess_RK = np.einsum("rt,rkt->rk", counts_RT / num_timesteps, wrong_RKT / right_RKT - 1)
     updates = [evaluation.update for evaluation in evaluations]
-    finite_RK = gain_RK[np.isfinite(gain_RK).all(axis=1)]
-    curves = (list(zip(updates, gains, strict=True)) for gains in finite_RK.tolist())
+    finite_RK = excess_RK[np.isfinite(excess_RK).all(axis=1)]
+    curves = (list(zip(updates, values, strict=True)) for values in finite_RK.tolist())
     middles = [found.s50 for found in map(transition, curves) if found is not None]
     if len(middles) < _MIN_RESAMPLES:
         return None

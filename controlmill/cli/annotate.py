@@ -3,14 +3,11 @@
 from controlmill.cli.running import running
 from controlmill.cli.settings import ConfigCommand
 from controlmill.config import AnnotateConfig
-from controlmill.errors import ConfigError
 from controlmill.logs import LogFormat
 
 
 def run(config: AnnotateConfig, log_format: LogFormat) -> None:
-    """Refuse to do nothing, then annotate."""
-    if not config.annotators:
-        raise ConfigError("annotators: name at least one, as in --annotators canny")
+    """Annotate."""
     with running(config.output_folder, log_format) as finished:
         from flows.run import run_annotate
 

@@ -12,6 +12,8 @@ from typing import Any
 from controlmill.errors import ConfigError
 
 _MARK = ".py:"
+_PART = "build"
+"""Where a command takes the options of that one."""
 
 
 def anchored(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -20,7 +22,7 @@ def anchored(values: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: options are for a class that two of the files have.
     """
-    found = dict(values)
+    found = {name: anchored(value) if name == _PART else value for name, value in values.items()}
     names, options = found.get("annotators"), found.get("annotator_options")
     if isinstance(names, list | tuple):
         found["annotators"] = names = [_anchored(name) for name in names]

@@ -68,8 +68,14 @@ def field_options(model: type[Options], *, without: frozenset[str] = frozenset()
     """A click option for every field of `model` but those in `without`, group by group."""
     for heading, fields in groups_of(model).items():
         for field in fields:
-            if field not in without:
+            if field not in without and not is_part(model, field):
                 yield _field_option(model, heading, field)
+
+
+def is_part(model: type[Options], field: str) -> bool:
+    """Whether a field holds the options of another command: given in a file, or as part.option=value."""
+    annotation = model.model_fields[field].annotation
+    return isinstance(annotation, type) and issubclass(annotation, Options)
 
 
 def _field_option(model: type[Options], heading: str, field: str) -> FieldOption:

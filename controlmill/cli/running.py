@@ -43,7 +43,12 @@ def running(dataset: str, log_format: LogFormat) -> Iterator[Callable[["BuildRep
     with watched(log_format):
         yield reports.append
     for report in reports:
-        print_summary(report, dataset, Console(file=sys.stdout))
+        print_summary(report, dataset, stdout())
+
+
+def stdout() -> Console:
+    """Where results go, as stdout is at that moment."""
+    return Console(file=sys.stdout)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from controlmill.cli.options import CONTEXT_SETTINGS, OptionsCommand, field_opti
 from controlmill.cli.peer import Peer
 from controlmill.cli.values import is_unset, merge, read, shape_of
 from controlmill.config import Options, load_yaml, parse_overrides, unknown_option, validate
+from controlmill.config.base import refuse_credentials
 from controlmill.errors import ConfigError
 from controlmill.logs import LogFormat
 
@@ -46,7 +47,11 @@ class ConfigCommand(OptionsCommand, Generic[OptionsT]):
             peer: the program whose command lines can be pasted.
         """
         positional = "output_folder" if dataset else positional
-        words = "[DATASET] [CONFIG.yaml] [OPTION=VALUE]..." if positional else "[CONFIG.yaml] [OPTION=VALUE]..."
+        words = (
+            f"[{_noun(positional)}] [CONFIG.yaml] [OPTION=VALUE]..."
+            if positional
+            else "[CONFIG.yaml] [OPTION=VALUE]..."
+        )
         self.model = model
         self._run = run
         self._positional = positional
@@ -65,8 +70,17 @@ class ConfigCommand(OptionsCommand, Generic[OptionsT]):
             no_args_is_help=True,
         )
 
+    def configuration(self, words: Sequence[str], given: Mapping[str, object]) -> OptionsT:
+        """The validated options, from positional words and from options as click parsed them."""
+        return assemble(self.model, words, given, positional=self._positional, peer=self._peer)
+
     def _start(self, words: Sequence[str], log_format: LogFormat, given: Mapping[str, object]) -> None:
-        self._run(assemble(self.model, words, given, positional=self._positional, peer=self._peer), log_format)
+        self._run(self.configuration(words, given), log_format)
+
+
+def _noun(positional: str) -> str:
+    """What the help calls the word that stands for a field."""
+    return "RUN|CONTROLNET" if positional == "controlnet" else "DATASET"
 
 
 def general_options() -> list[click.Option]:
@@ -121,8 +135,11 @@ def assemble(
             values[positional] = word
     values = merge(values, options)
     if positional is not None and positional not in values:
-        raise ConfigError("DATASET: give the folder of the dataset")
-    return validate(model, anchored(values))
+        noun = _noun(positional)
+        raise ConfigError(f"{noun}: give the folder of the {'dataset' if noun == 'DATASET' else 'run or ControlNet'}")
+    settings = validate(model, anchored(values))
+    refuse_credentials(settings)
+    return settings
 
 
 def _joined(given: Mapping[str, object]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from storage.dataset import Dataset
+from storage.filesystem import redact
 from storage.layer import Layer
 from storage.record import CommitRecord
 
@@ -105,7 +106,7 @@ def survey(dataset: Dataset) -> Survey:
     source = next((layer for layer in layers if layer.name == SOURCE), LayerSurvey(SOURCE))
     history = description.source.history if description.source else []
     return Survey(
-        dataset=dataset.uri,
+        dataset=redact(dataset.uri),
         num_planned_shards=source.num_shards,
         num_planned_rows=source.num_rows,
         num_retry_rows=source.num_retry_rows,

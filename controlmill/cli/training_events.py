@@ -51,12 +51,31 @@ def _data(fields: Fields) -> Text:
     return Text(f"{fields['rows']:,} rows, {fields['updates']:,} updates; {fields['cached']}")
 
 
+def _confirmed(fields: Fields) -> Text:
+    verb = ("generated images confirm it", "bold green") if fields["confirmed"] else ("generated images lag behind", "")
+    shown = (
+        f": {fields['measure']} {fields['own']:.3f}, {fields['off']:.3f} without control (lift {fields['lift']:.2f})"
+    )
+    return Text.assemble(_at(fields), verb, shown)
+
+
+def _unmeasured(fields: Fields) -> Text:
+    return Text(f"controllability is not measured: {fields['reason']}", "yellow")
+
+
+def _restarted(fields: Fields) -> Text:
+    return Text(f"{_at(fields)}begins again from update 0, {fields['gradient_accumulation_steps']} batches per update")
+
+
 _SENTENCES: dict[str, Callable[[Fields], Text]] = {
     "data": _data,
     "control_onset": _onset,
     "control_following": _following,
     "already_following": _already,
     "control_settled": _settled,
+    "control_confirmed": _confirmed,
+    "controllability_off": _unmeasured,
     "stalled": _stalled,
     "action": _action,
+    "restarted": _restarted,
 }

@@ -2,8 +2,10 @@
 
 from controlmill.config.base import Options, load_yaml, parse_overrides, unknown_option, validate
 from controlmill.config.build import AnnotateConfig, BuildConfig, CaptionConfig, RetryConfig, ShardOptions
+from controlmill.config.build_and_train import BuildAndTrainConfig
 from controlmill.config.caption import CaptionOptions
 from controlmill.config.engine import EngineOptions
+from controlmill.config.evaluate import EvaluateConfig
 from controlmill.config.image import ImageOptions
 from controlmill.config.layers import LayerOptions
 from controlmill.config.model import ModelOptions
@@ -17,12 +19,14 @@ from controlmill.config.workers import RunOptions, WorkerOptions, ZeroOptions
 
 __all__ = [
     "AnnotateConfig",
+    "BuildAndTrainConfig",
     "BuildConfig",
     "CaptionConfig",
     "CaptionOptions",
     "EncodeConfig",
     "EncodeOptions",
     "EngineOptions",
+    "EvaluateConfig",
     "ImageOptions",
     "LayerOptions",
     "ModelOptions",

@@ -1,11 +1,15 @@
 """What every group of options shares: frozen, no unknown keys, a docstring per field, errors that name the field."""
 
 import difflib
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, ValidationError
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from controlmill.errors import ConfigError
 
@@ -17,8 +21,24 @@ class Options(BaseModel):
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=True, ser_json_inf_nan="strings"
     )
 
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """The schema behind Prefect's form, groups in the order of `--help`: pydantic has them the other way round."""
+        made = handler(core)
+        fields = handler.resolve_ref_schema(made).get("properties", {})
+        ordered = {name: fields.pop(name) for owner in cls.__mro__ for name in own_fields(owner) if name in fields}
+        fields.update(ordered)
+        return made
+
+
+def own_fields(owner: type) -> list[str]:
+    """The names that a class itself annotates."""
+    return list(vars(owner).get("__annotations__", {}))
+
 
 OptionsT = TypeVar("OptionsT", bound=Options)
+
+_CREDENTIALS = re.compile(r"://[^/@\s]+@")
 
 
 def validate(model: type[OptionsT], values: dict[str, Any], prefix: str = "") -> OptionsT:
@@ -30,6 +50,33 @@ def validate(model: type[OptionsT], values: dict[str, Any], prefix: str = "") ->
         return model.model_validate(values)
     except ValidationError as error:
         raise ConfigError("; ".join(prefix + _explain(item, model) for item in _causes(error))) from error
+
+
+def refuse_credentials(options: Options) -> None:
+    """Raise `ConfigError` where an option holds an URI with a user name or password.
+
+    Options are shown: on Prefect's page, in the list of processes, in files of a run.
+    """
+    for name, value in _texts(options, ""):
+        if _CREDENTIALS.search(value):
+            raise ConfigError(
+                f"{name}: holds an URI with a user name or password; options are shown in logs and pages: give it "
+                "without, and the credentials in the environment"
+            )
+
+
+def _texts(value: Any, name: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, str):
+        yield name, value
+    elif isinstance(value, Options):
+        for field in type(value).model_fields:
+            yield from _texts(getattr(value, field), f"{name}.{field}".lstrip("."))
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _texts(item, f"{name}.{key}")
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts(item, name)
 
 
 def unknown_option(model: type[Options], name: str) -> str:

@@ -1,6 +1,8 @@
 """The configuration of each dataset command: groups of options put together."""
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from controlmill.config.base import Options
 from controlmill.config.caption import CaptionerOptions, CaptionOptions
@@ -29,6 +31,12 @@ class BuildConfig(DatasetOptions, SourceOptions, ShardOptions, CaptionerOptions,
 
 class AnnotateConfig(DatasetOptions, LayerOptions, EngineOptions):
     """Everything that `controlmill annotate` and the flow `annotate_dataset` take."""
+
+    @model_validator(mode="after")
+    def _something_to_do(self) -> Self:
+        if not self.annotators:
+            raise ValueError("annotators: name at least one, as in --annotators canny")
+        return self
 
 
 class CaptionConfig(DatasetOptions, CaptionOptions, EngineOptions):

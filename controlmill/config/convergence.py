@@ -2,16 +2,18 @@
 
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr, field_validator, model_validator
 
 from controlmill.config.base import Options
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
-ActionName = Literal["stop", "accumulate", "connect_decoder", "unlock_base", "lower_lr", "continue_for"]
-_COUNTS = ("accumulate", "continue_for")
+ActionName = Literal["stop", "accumulate", "restart", "connect_decoder", "unlock_base", "lower_lr", "continue_for"]
+_COUNTS = ("accumulate", "restart", "continue_for")
 _FACTORS = ("lower_lr",)
 _PLAIN = ("stop", "connect_decoder", "unlock_base")
+_ALONE = ("stop", "restart")
+"""The run ends with them: nothing else can be done at the same event."""
 ACTIONS: tuple[str, ...] = (*_PLAIN, *_COUNTS, *_FACTORS)
 
 
@@ -66,7 +68,7 @@ class ConvergenceOptions(Options):
     onset_sensitivity: PositiveFloat = 0.5
     """Onset, the hint is read: or the residuals' sensitivity to the hint is above this."""
     settle_slope: Fraction = 0.25
-    """Settled: the gain rises at most this fraction of its steepest rise so far."""
+    """Settled: the excess of the losses rises at most this fraction of its steepest rise so far."""
     settle_evaluations: PositiveInt = 2
     """Settled: evaluations in a row that rise so little."""
     sudden_rise: PositiveFloat = 0.4
@@ -80,10 +82,14 @@ class ConvergenceOptions(Options):
     forecast_sensitivity: Fraction = 0.03
     """No forecast before the residuals' sensitivity to the hint has reached this; most runs that fail stay below."""
     on_following: tuple[str, ...] = ()
-    """What to do at sudden convergence: stop, accumulate: N (times the batches per update), connect_decoder (ends
-    mid_until_step), unlock_base, lower_lr: X (a factor), continue_for: N (updates, then stop)."""
+    """What to do at sudden convergence: stop, accumulate: N (times the batches per update), restart: N (from update 0
+    with as many), connect_decoder (ends mid_until_step), unlock_base, lower_lr: X (a factor), continue_for: N (updates,
+    and stop)."""
     on_settled: tuple[str, ...] = ()
     """What to do when the gain has settled after sudden convergence; the same actions."""
+    webhook_url: SecretStr | None = Field(default=None, exclude=True, repr=False)
+    """Address that gets the events of convergence as JSON; kept out of everything that is written. Also from
+    CONTROLMILL_WEBHOOK_URL."""
 
     @field_validator("on_following", "on_settled", mode="before")
     @classmethod
@@ -110,18 +116,23 @@ class ConvergenceOptions(Options):
         twice = [name for name in names if names.count(name) > 1]
         if twice:
             raise ValueError(f"{twice[0]} is given twice")
-        if "stop" in names and len(names) > 1:
-            raise ValueError(f"stop excludes the others (got {', '.join(names)})")
+        alone = [name for name in names if name in _ALONE]
+        if alone and len(names) > 1:
+            raise ValueError(f"{alone[0]} excludes the others (got {', '.join(names)})")
         return tuple(str(action) for action in actions)
 
     @model_validator(mode="after")
-    def _possible(self) -> Self:
+    def _convergence_is_possible(self) -> Self:
         if self.num_probe_rows == 1:
             raise ValueError("num_probe_rows: a wrong hint is another row's, so at least 2 are needed (or 0 for none)")
         if self.sudden_rise >= self.gradual_rise or self.sudden_width >= self.gradual_width:
             raise ValueError("sudden_rise and sudden_width: they must be below gradual_rise and gradual_width")
         if not self.num_probe_rows and (self.on_following or self.on_settled):
             raise ValueError("num_probe_rows: without a probe neither on_following nor on_settled can come")
+        # here and not in a validator of the field, whose message would show the value
+        url = "" if self.webhook_url is None else self.webhook_url.get_secret_value()
+        if self.webhook_url is not None and not url.startswith(("http://", "https://")):
+            raise ValueError("webhook_url: give an address that begins with http:// or https://")
         return self
 
     def actions(self, event: str) -> tuple[Action, ...]:

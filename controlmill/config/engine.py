@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, field_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
 from controlmill.config.base import Options
 
@@ -16,6 +16,8 @@ class EngineOptions(Options):
     """Ray cluster to run on: host:port, ray://host:port or auto; by default a Ray of this run's own, ended with it."""
     max_shard_retry: NonNegativeInt = 1
     """How often a shard is started again after its worker died."""
+    metrics_port: int | None = Field(default=None, ge=1, le=65_535)
+    """Port on loopback where Prometheus finds the metrics of a Ray of this run's own; by default there are none."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where networks run; auto takes GPUs where the Ray cluster has some."""
     num_gpus: PositiveFloat | None = None

@@ -1,5 +1,10 @@
 """The configuration of `controlmill train`: groups of options put together."""
 
+from typing import Self
+
+from pydantic import model_validator
+
+from controlmill.config.controllability import ControllabilityOptions
 from controlmill.config.convergence import ConvergenceOptions
 from controlmill.config.engine import EngineOptions
 from controlmill.config.model import ModelOptions
@@ -18,8 +23,24 @@ class TrainConfig(
     WorkerOptions,
     ZeroOptions,
     ConvergenceOptions,
+    ControllabilityOptions,
 ):
     """Everything that `controlmill train`, `controlmill preflight` and the flow `train_controlnet` take."""
+
+    @model_validator(mode="after")
+    def _what_waits_can_come(self) -> Self:
+        if self.timestep_bias_until == "converged" and not self.num_probe_rows:
+            raise ValueError("timestep_bias_until: converged needs a probe that sees it; give num_probe_rows, say 32")
+        return self
+
+    @model_validator(mode="after")
+    def _adds_to_the_last_checkpoint(self) -> Self:
+        if self.additional_train_steps is not None and self.resume_from_checkpoint not in (None, "latest"):
+            raise ValueError(
+                "resume_from_checkpoint: additional_train_steps goes on from the latest checkpoint "
+                f"(got {self.resume_from_checkpoint})"
+            )
+        return self
 
     @property
     def rows_per_update(self) -> int:

@@ -20,6 +20,8 @@ class UpdateOptions(Options):
     """Batches of each worker before an update; rows of an update = this x train_batch_size x num_workers."""
     max_train_steps: PositiveInt | None = None
     """Updates in all; overrides num_train_epochs."""
+    additional_train_steps: PositiveInt | None = None
+    """Updates more than the last checkpoint has, from which it goes on; from none where there is no checkpoint yet."""
     num_train_epochs: PositiveInt = 1
     """Times that the whole dataset is gone through."""
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
@@ -42,6 +44,12 @@ class UpdateOptions(Options):
     """Learning rate of the base's decoder and output where they are trained."""
     mid_until_step: NonNegativeInt = 0
     """Connect only the middle block until this update, and the decoder's skip connections from then on."""
+
+    @model_validator(mode="after")
+    def _one_number_of_updates(self) -> Self:
+        if self.additional_train_steps is not None and self.max_train_steps is not None:
+            raise ValueError("give max_train_steps (updates in all) or additional_train_steps, not both")
+        return self
 
     @model_validator(mode="after")
     def _decoder_can_be_trained(self) -> Self:
@@ -119,6 +127,9 @@ class ObjectiveOptions(Options):
     """First timestep of the range."""
     timestep_bias_end: PositiveInt = 1000
     """First timestep behind the range."""
+    timestep_bias_until: Literal["end", "converged"] = "end"
+    """How long min_timestep, max_timestep and the bias hold: to the end, or until the hint is followed, and all
+    timesteps are drawn alike from then on."""
 
     @model_validator(mode="after")
     def _ranges_are_not_empty(self) -> Self:
@@ -129,4 +140,15 @@ class ObjectiveOptions(Options):
                 f"timestep_bias_end: {self.timestep_bias_end} is not above timestep_bias_begin "
                 f"{self.timestep_bias_begin}"
             )
+        if self.timestep_bias_until == "converged" and not self.prefers_timesteps:
+            raise ValueError(
+                "timestep_bias_until: converged needs timesteps that are preferred until then: min_timestep, "
+                "max_timestep, or a timestep_bias_strategy with a timestep_bias_multiplier other than 1"
+            )
         return self
+
+    @property
+    def prefers_timesteps(self) -> bool:
+        """Whether some timesteps are drawn more often than others."""
+        biased = self.timestep_bias_strategy != "none" and self.timestep_bias_multiplier != 1
+        return biased or self.min_timestep > 0 or self.max_timestep is not None

@@ -23,6 +23,7 @@ class Request:
     target: str
     headers: Mapping[str, str]
     time_s: float
+    body: bytes = b""
 
     @property
     def path(self) -> str:
@@ -115,16 +116,17 @@ class HttpServer:
         # a client that goes away in the middle is part of every test here, and no error of the server
         try:
             with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-                while await self._answer(await reader.readuntil(b"\r\n\r\n"), writer):
+                while await self._answer(await reader.readuntil(b"\r\n\r\n"), reader, writer):
                     pass
         finally:
             writer.close()
 
-    async def _answer(self, head: bytes, writer: asyncio.StreamWriter) -> bool:
+    async def _answer(self, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         first, *lines = head.decode("latin-1").split("\r\n")
         pairs = (line.partition(":") for line in lines if line)
         headers = {name.lower(): value.strip() for name, _, value in pairs}
-        request = Request(first.split(" ")[1], headers, time.monotonic())
+        body = await reader.readexactly(int(headers.get("content-length", "0")))
+        request = Request(first.split(" ")[1], headers, time.monotonic(), body)
         self.requests.append(request)
         handler = self.routes.get(request.path)
         if handler is None:

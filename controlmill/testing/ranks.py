@@ -29,13 +29,16 @@ def run_options(folder: Path, name: str, **options: Any) -> dict[str, Any]:
     }
 
 
-def train_on_ranks(num_ranks: int, configs: Sequence[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
+def train_on_ranks(
+    num_ranks: int, configs: Sequence[dict[str, Any]], folder: Path, *, read_back: bool = False
+) -> list[dict[str, Any]]:
     """Train each configuration on so many ranks; returns for each what rank 0 says: the outcome, or the error.
 
     Args:
         num_ranks: processes, connected by gloo on the loopback address.
         configs: options of `controlmill.config.TrainConfig`, without `num_workers`.
         folder: for messages and logs of the processes.
+        read_back: whether the runs measure controllability with the annotators of their datasets.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "configs.json").write_text(json.dumps([{**config, "num_workers": num_ranks} for config in configs]))
@@ -53,7 +56,13 @@ def train_on_ranks(num_ranks: int, configs: Sequence[dict[str, Any]], folder: Pa
         with path.open("wb") as log_file:
             processes.append(
                 subprocess.Popen(  # noqa: S603 - our own module
-                    [sys.executable, "-m", "controlmill.testing.ranks", str(folder)],
+                    [
+                        sys.executable,
+                        "-m",
+                        "controlmill.testing.ranks",
+                        str(folder),
+                        *(["read-back"] if read_back else []),
+                    ],
                     env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
                     stdout=log_file,
                     stderr=subprocess.STDOUT,
@@ -71,7 +80,7 @@ def train_on_ranks(num_ranks: int, configs: Sequence[dict[str, Any]], folder: Pa
     return outcomes
 
 
-def _be_a_rank(folder: Path) -> None:
+def _be_a_rank(folder: Path, *, read_back: bool) -> None:
     import dataclasses
 
     import torch
@@ -79,6 +88,8 @@ def _be_a_rank(folder: Path) -> None:
 
     from controlmill.config import TrainConfig
     from controlmill.errors import ControlmillError
+    from storage.dataset import Dataset
+    from tasks.read_back import read_backs_of
     from training.loop import train
     from training.place import Place
 
@@ -87,7 +98,9 @@ def _be_a_rank(folder: Path) -> None:
     outcomes = []
     for config in json.loads((folder / "configs.json").read_text()):
         try:
-            outcomes.append(dataclasses.asdict(train(TrainConfig.model_validate(config), place)))
+            options = TrainConfig.model_validate(config)
+            read_backs = read_backs_of(Dataset.open(options.train_data_dir), options.condition) if read_back else {}
+            outcomes.append(dataclasses.asdict(train(options, place, read_backs)))
         except ControlmillError as error:
             outcomes.append({"error": type(error).__name__, "message": str(error)})
     if place.is_first:
@@ -97,4 +110,4 @@ def _be_a_rank(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    _be_a_rank(Path(sys.argv[1]))
+    _be_a_rank(Path(sys.argv[1]), read_back="read-back" in sys.argv[2:])

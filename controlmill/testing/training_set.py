@@ -97,3 +97,24 @@ def _caption(dataset: Any, shard: int) -> None:
 
     model = CaptionModel("made-up", "/nowhere", hashlib.sha256(b"made-up").hexdigest())
     caption_shard(dataset, shard, Blip(CaptionOptions(captioner="blip", model="made-up"), model), caption_all, {})
+
+
+def give_hints_of_other_images(uri: str) -> None:
+    """Every row of `canny` gets the map of the next row of its shard, the last one that of the first."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from storage.dataset import Dataset
+    from storage.writer import ShardWriter
+
+    dataset = Dataset.open(uri)
+    layer = dataset.layer("canny")
+    for shard, record in layer.records().items():
+        table = pq.read_table(layer.path(shard))
+        column = table.schema.get_field_index("conditioning_image")
+        order = pa.array([(row + 1) % len(table) for row in range(len(table))])
+        table = table.set_column(column, table.schema.field(column), table.column(column).take(order))
+        with ShardWriter(dataset, "canny", shard, table.schema) as writer:
+            writer.write(table)
+            written = writer.close()
+            writer.commit(record.model_copy(update={"sha256": written.sha256, "num_bytes": written.num_bytes}))

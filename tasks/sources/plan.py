@@ -1,6 +1,7 @@
 """Planning: the rows of a source become source shards, once; afterwards the source is only compared with them."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from storage.dataset import Dataset
 from storage.description import PlanEntry, SourceDescription
 from storage.filesystem import redact
 from storage.schema import check_extra_columns
+from tasks.in_order import in_threads
 from tasks.sources.base import REMEDIES, News, Planned, Source, changed, grown
 from tasks.sources.files import FileSource
 from tasks.sources.image_folder import ImageFolder
@@ -22,13 +24,16 @@ from tasks.sources.url_list import UrlList
 
 __all__ = ["check_source", "open_source", "plan", "plan_retry", "start_again"]
 
+_WRITERS = 8
+"""Source shards that are written at once: a disk syncs several as fast as one, an object store answers many."""
+
 
 def plan(dataset: Dataset, config: SourceOptions) -> Iterator[int]:
     """Write the source shards that are missing; yield every shard once its source shard is committed.
 
     What was planned before comes first (retries included), without reading a source that has not changed. Everything
     that can be refused is refused before the iterator is returned, except for a source that ends without a row or
-    is cut in its middle. Memory is bounded by one shard and a few batches.
+    is cut in its middle. Memory is bounded by a few shards and batches.
 
     Raises:
         ConfigError: an additional column has the name of one of ours.
@@ -147,7 +152,7 @@ class _Plan:
 
     def run(self) -> Iterator[int]:
         """Yield the shards of earlier plans, then those of the new rows."""
-        committed = self.dataset.layer(LAYER).statuses()
+        committed = self.dataset.layer(LAYER).statuses(remember=True)
         history = self.state.history
         for entry in history:
             lost = set(range(entry.first_shard, entry.first_shard + entry.num_shards)) - committed.keys()
@@ -173,18 +178,26 @@ class _Plan:
     def _run_entry(self, entry: PlanEntry, committed: dict[int, Any]) -> Iterator[int]:
         size = int(self.state.options["number_sample_per_shard"])
         shards = SourceShards(self.dataset, size, entry.kind, self.state.options)
-        num_rows = num_shards = 0
-        for rows in cut(self.news.iter_rows(self.schema), size):
-            shard = entry.first_shard + num_shards
+
+        def commit(piece: tuple[int, pa.Table]) -> int:
+            number, rows = piece
+            shard = entry.first_shard + number
             agrees = shards.agrees(shard, rows, committed)
             if agrees is False:
-                raise changed(self.label, f"its rows {num_rows + 1:,} to {num_rows + rows.num_rows:,} are not those of "
+                first = number * size
+                raise changed(self.label, f"its rows {first + 1:,} to {first + rows.num_rows:,} are not those of "
                               f"shard {shard:05d}, which was planned before the build was interrupted")  # fmt: skip
             if agrees is None:
                 shards.write(shard, rows)
-            num_rows += rows.num_rows
-            num_shards += 1
-            yield shard
+            return int(rows.num_rows)
+
+        num_rows = num_shards = 0
+        # closed at the latest when this generator is: nothing is written after it
+        with closing(in_threads(enumerate(cut(self.news.iter_rows(self.schema), size)), commit, _WRITERS)) as written:
+            for num_written in written:
+                num_rows += num_written
+                num_shards += 1
+                yield entry.first_shard + num_shards - 1
         surplus = [shard for shard in committed if shard >= entry.first_shard + num_shards]
         if surplus:
             raise changed(self.label, f"it ended after {num_rows:,} new rows, and more were planned before the build "

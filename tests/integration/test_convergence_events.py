@@ -6,6 +6,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 from prefect import flow
 from prefect.events.worker import EventsWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -33,6 +35,10 @@ def write_run(folder: Path) -> None:
     ]
     folder.mkdir()
     (folder / "probe.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (folder / "samples").mkdir()
+    for update in (0, 50, 120):
+        grid = np.full((40, 80, 3), update, np.uint8)
+        (folder / "samples" / f"{update:06d}.png").write_bytes(cv2.imencode(".png", grid)[1].tobytes())
 
 
 def test_an_event_and_a_page_with_the_plot(engines: tuple[RayHead, RunServer], tmp_path: Path) -> None:
@@ -58,6 +64,9 @@ def test_an_event_and_a_page_with_the_plot(engines: tuple[RayHead, RunServer], t
     assert page["description"] == "control_following at 60"
     assert str(tmp_path / "run") in page["data"]
     assert "data:image/png;base64," in page["data"]
+    assert page["data"].count("data:image/jpeg;base64,") == 2
+    assert "update 0: hints" in page["data"]
+    assert "update 120: hints" in page["data"]
     deadline = time.monotonic() + 30
     found: list[dict[str, Any]] = []
     while not found and time.monotonic() < deadline:

@@ -13,7 +13,7 @@ from controlmill.testing.training_set import write_training_set
 from training.base_files import find_base
 from training.reader.reader import ShardReader
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(900)
 
 
 def run_to_end(words: list[str], log_path: Path) -> str:

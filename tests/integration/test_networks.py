@@ -12,7 +12,7 @@ from controlmill.testing.random_weights import write_weights
 from storage.dataset import Dataset
 from storage.verify import verify
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 Run = Callable[..., Finished]
 

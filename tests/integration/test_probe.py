@@ -13,6 +13,7 @@ from controlmill.testing.tiny_sd import write_tiny_sd
 from controlmill.testing.training_set import write_training_set
 
 NUM_UPDATES = 4
+PROBED = {"num_probe_rows": 5, "probe_steps": 1, "controllability_steps": 2, "controllability_num_steps": 2}
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def config(folder: Path, name: str, **options: Any) -> dict[str, Any]:
     own = {"train_batch_size": 4, "max_train_steps": NUM_UPDATES, "checkpointing_steps": 2, "hint_init": "kaiming"}
-    return run_options(folder, name, **{**own, "num_probe_rows": 5, "probe_steps": 1, **options})
+    return run_options(folder, name, **{**own, **PROBED, **options})
 
 
 def lines(folder: Path, name: str, log: str) -> list[dict[str, Any]]:
@@ -43,19 +44,20 @@ def one_rank(folder: Path) -> list[dict[str, Any]]:
         1,
         [
             config(folder, "probed"),
-            config(folder, "seldom", probe_steps=1000),
+            config(folder, "seldom", probe_steps=1000, controllability=False),
         ],
         folder / "ranks-1",
+        read_back=True,
     )
 
 
 @pytest.fixture(scope="module")
 def two_ranks(folder: Path) -> list[dict[str, Any]]:
     configs = [config(folder, f"two-{stage}", train_batch_size=2, zero_stage=stage) for stage in (0, 3)]
-    return train_on_ranks(2, configs, folder / "ranks-2")
+    return train_on_ranks(2, configs, folder / "ranks-2", read_back=True)
 
 
-def test_probing_does_not_change_the_training(folder: Path, one_rank: list[dict[str, Any]]) -> None:
+def test_measuring_does_not_change_the_training(folder: Path, one_rank: list[dict[str, Any]]) -> None:
     assert [outcome.get("update") for outcome in one_rank] == [NUM_UPDATES] * 2, one_rank
     often, seldom = (without_time(lines(folder, name, "metrics.jsonl")) for name in ("probed", "seldom"))
     assert len(often) == NUM_UPDATES
@@ -99,13 +101,20 @@ def test_ranks_and_partitions_give_the_same(folder: Path, two_ranks: list[dict[s
                 assert flat == pytest.approx([loss for row in theirs[field] for loss in row], rel=1e-4)
             assert ours["residual_sensitivity"] == pytest.approx(theirs["residual_sensitivity"], rel=1e-2)
             assert ours["zero_convolution_norms"] == pytest.approx(theirs["zero_convolution_norms"], rel=1e-2)
+        measured = [lines(folder, one, "controllability.jsonl") for one in (name, "probed")]
+        assert [line["because"] for line in measured[0]] == ["start", "interval", "end"]
+        for ours, theirs in zip(*measured, strict=True):
+            assert ours["real"] == theirs["real"]
+            # batches of another size round differently, and an edge more or less comes of it
+            for field in ("own", "other", "off"):
+                assert ours[field] == pytest.approx(theirs[field], abs=0.02)
 
 
 @pytest.mark.usefixtures("two_ranks")
 def test_a_resumed_run_neither_loses_nor_doubles_a_line(folder: Path) -> None:
     shutil.copytree(folder / "two-0", folder / "resumed", ignore=shutil.ignore_patterns("checkpoint-4*", "controlnet"))
     options = {"train_batch_size": 2, "resume_from_checkpoint": "latest"}
-    (outcome,) = train_on_ranks(2, [config(folder, "resumed", **options)], folder / "ranks-2-resumed")
+    (outcome,) = train_on_ranks(2, [config(folder, "resumed", **options)], folder / "ranks-2-resumed", read_back=True)
     assert outcome.get("update") == NUM_UPDATES, outcome
-    for log in ("probe.jsonl", "events.jsonl"):
-        assert lines(folder, "resumed", log) == lines(folder, "two-0", log)
+    for log in ("probe.jsonl", "events.jsonl", "controllability.jsonl"):
+        assert without_time(lines(folder, "resumed", log)) == without_time(lines(folder, "two-0", log))

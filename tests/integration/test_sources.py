@@ -14,7 +14,7 @@ import pytest
 from controlmill.testing.command import Finished, parquet_hashes
 from controlmill.testing.picture_server import PictureServer
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 Run = Callable[..., Finished]
 

@@ -7,35 +7,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from controlmill.cli.main import main
 from controlmill.testing.ranks import train_on_ranks
-from controlmill.testing.training_set import write_training_set
-from storage.dataset import Dataset
-from storage.writer import ShardWriter
+from controlmill.testing.training_set import give_hints_of_other_images, write_training_set
 
 BASE = Path(__file__).resolve().parents[2] / "examples" / "tiny_sd" / "base"
 NUM_ROWS, NUM_UPDATES, EVERY = 320, 80, 5
-
-
-def give_hints_of_other_images(uri: str) -> None:
-    """Every row of `canny` gets the map of the next row of its shard."""
-    dataset = Dataset.open(uri)
-    layer = dataset.layer("canny")
-    for shard in range((NUM_ROWS + 79) // 80):
-        table = pq.read_table(layer.path(shard))
-        column = table.schema.get_field_index("conditioning_image")
-        order = pa.array([(row + 1) % len(table) for row in range(len(table))])
-        table = table.set_column(column, table.schema.field(column), table.column(column).take(order))
-        record = layer.record(shard)
-        assert record is not None
-        with ShardWriter(dataset, "canny", shard, table.schema) as writer:
-            writer.write(table)
-            written = writer.close()
-            writer.commit(record.model_copy(update={"sha256": written.sha256, "num_bytes": written.num_bytes}))
 
 
 @pytest.fixture(scope="module")
@@ -61,12 +40,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
                 "hint_init": "kaiming",
                 "hint_channels": [8, 8, 16, 32],
                 "report_to": ["none"],
-                "num_probe_rows": 16,
+                "num_probe_rows": 32,
+                "num_controllability_rows": 32,
+                "controllability_guidance_scale": 1.0,
                 "probe_steps": EVERY,
-                "on_following": "continue_for: 45",
+                "on_following": "continue_for: 55",
             }
         )
-    outcomes = train_on_ranks(1, configs, folder / "ranks")
+    outcomes = train_on_ranks(1, configs, folder / "ranks", read_back=True)
     assert all("update" in outcome for outcome in outcomes), outcomes
     return {name: folder / f"run-{name}" for name in ("related", "unrelated")}
 
@@ -81,7 +62,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_related_hints_are_followed_suddenly(runs: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     found = analysed(runs["related"], capsys)
     assert 15 <= found["following"] <= 85
@@ -95,16 +76,50 @@ def test_related_hints_are_followed_suddenly(runs: dict[str, Path], capsys: pyte
         assert forecast["low"] <= forecast["expected"] <= forecast["high"]
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_it_went_on_as_long_as_it_was_told_to(runs: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     at = analysed(runs["related"], capsys)["following"]
-    assert len(lines(runs["related"] / "metrics.jsonl")) == min(at + 45, NUM_UPDATES)
+    assert len(lines(runs["related"] / "metrics.jsonl")) == min(at + 55, NUM_UPDATES)
     commit = json.loads((runs["related"] / f"checkpoint-{at}" / "commit.json").read_text())
     assert commit["keep"] == f"converged-{at}"
     assert "Convergence at update " in (runs["related"] / "README.md").read_text()
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
+def test_generated_images_confirm_it(runs: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    following = analysed(runs["related"], capsys)["following"]
+    measured = lines(runs["related"] / "controllability.jsonl")
+    assert [(line["update"], line["because"]) for line in measured[:2]] == [
+        (0, "start"), (following, "control_following"),
+    ]  # fmt: skip
+    assert (measured[0]["mean_own"], measured[0]["confirmed"]) == (measured[0]["off"], None)
+    last = measured[-1]
+    assert last["confirmed"] is True
+    assert last["mean_own"] > 2 * last["mean_other"]
+    assert last["real"] > 0.8
+    assert 0 < last["lift"] < 1
+    told = [event for event in lines(runs["related"] / "events.jsonl") if event["event"] == "control_confirmed"]
+    assert [event["update"] for event in told] == [line["update"] for line in measured[1:]]
+    assert told[-1]["confirmed"] is True
+    assert "Generated images confirm it: canny_f1 " in (runs["related"] / "README.md").read_text()
+    pictures = sorted(path.name for path in (runs["related"] / "samples").iterdir())
+    assert pictures == [f"{line['update']:06d}.png" for line in measured]
+
+
+@pytest.mark.timeout(900)
+def test_it_is_evaluated_offline(runs: dict[str, Path], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ["--num-rows", "4", "--num-inference-steps", "2", "--out", str(tmp_path / "found.json")]
+    assert main(["evaluate", str(runs["related"]), *words]) == 0
+    assert "canny_f1" in capsys.readouterr().out
+    found = json.loads((tmp_path / "found.json").read_text())
+    held_out = lines(runs["related"] / "probe_rows.jsonl")[0]["keys"]
+    assert found["keys"] == held_out[:4]
+    (one,) = found["measurements"]
+    assert (one["measure"], len(one["own"])) == ("canny_f1", 4)
+    assert (tmp_path / "found.png").stat().st_size > 1000
+
+
+@pytest.mark.timeout(900)
 def test_unrelated_hints_stay_silent(runs: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     found = analysed(runs["unrelated"], capsys)
     assert found["following"] is None
@@ -112,3 +127,6 @@ def test_unrelated_hints_stay_silent(runs: dict[str, Path], capsys: pytest.Captu
     assert found["max_gain"] < 0.02
     assert found["forecasts"] == []
     assert "No convergence: " in (runs["unrelated"] / "README.md").read_text()
+    measured = lines(runs["unrelated"] / "controllability.jsonl")
+    assert [(line["because"], line["confirmed"]) for line in measured] == [("start", None), ("end", False)]
+    assert not [line for line in lines(runs["unrelated"] / "events.jsonl") if line["event"] == "control_confirmed"]

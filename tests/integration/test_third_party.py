@@ -16,7 +16,7 @@ from flows.engines import RunServer
 from storage.dataset import Dataset
 from storage.verify import verify
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 Run = Callable[..., Finished]
 

@@ -78,8 +78,20 @@ def test_every_option_reason_and_command_is_in_the_reference() -> None:
 def test_options_in_prose_exist() -> None:
     models = (BuildConfig, AnnotateConfig, CaptionConfig, EncodeConfig, RetryConfig, SampleConfig, TrainConfig)
     known = {field for model in models for field in model.model_fields}
-    others = {"json", "verify", "plot", "contact_sheet", "num_rows", "help", "traceback", "log_format", "version"}
-    theirs = {"output_format", "name", "no_name", "no_preflight"}
+    others = {
+        "json",
+        "verify",
+        "plot",
+        "contact_sheet",
+        "num_rows",
+        "help",
+        "traceback",
+        "log_format",
+        "version",
+        "out",
+    }
+    others |= {"address", "env", "with_code", "no_wait", "submission_id", "follow"}  # of submit and jobs
+    theirs = {"output_format", "name", "no_name", "no_preflight", "pool", "all", "type"}
     for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         prose = re.sub(r"<!-- generated: (\S+) -->.*?<!-- end of \1 -->", "", page.read_text(), flags=re.DOTALL)
         for name in re.findall(r"(?<![\w-])--([a-z][a-z0-9_-]+)", prose):

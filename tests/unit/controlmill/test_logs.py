@@ -49,3 +49,12 @@ def test_a_process_that_configured_nothing_writes_text_to_stderr() -> None:
         check=True,
     )
     assert (done.stdout, done.stderr) == ("", "hello a=1\n")
+
+
+def test_a_listener_has_each_line_inside_of_the_block() -> None:
+    heard: list[str] = []
+    with logs.also_to(heard.append):
+        logs.log("shard_written", shard="00001", rows=3)
+        logs.warning("outage", after_s=2)
+    logs.log("afterwards")
+    assert heard == ["shard_written shard=00001 rows=3", "outage level=warning after_s=2"]

@@ -3,7 +3,7 @@
 import pytest
 
 from controlmill import logs
-from controlmill.progress import LogObserver, SilentObserver, Tally, observe, observer
+from controlmill.progress import LogObserver, SilentObserver, Tally, UpdateTally, observe, observer
 from controlmill.reasons import Reason
 
 
@@ -111,3 +111,28 @@ def test_log_observer_tells_how_far_training_is(capsys: pytest.CaptureFixture[st
         "training update=10/12 epoch=1.0 loss=0.1 images_per_s=8.0 left_s=2",
         "training update=12/12 epoch=1.2 loss=0.08333 images_per_s=8.0 left_s=0",
     ]
+
+
+def test_the_next_stage_of_a_run_begins_at_zero() -> None:
+    tally = Tally(lambda: 0.0)
+    tally.plan(2, 10, complete=True)
+    tally.count(10, {Reason.DNS: 3})
+    tally.shards_done = 2
+    tally.plan(0, 0, complete=False)
+    assert (tally.num_shards, tally.rows_done, tally.shards_done, tally.num_failed) == (0, 0, 0, 0)
+    tally.plan(2, 10, complete=False)
+    tally.plan(2, 10, complete=True)
+    assert (tally.num_shards, tally.shards_done, tally.complete) == (2, 0, True)
+
+
+def test_a_run_that_goes_back_is_counted_anew() -> None:
+    clock = Clock()
+    tally = UpdateTally(clock)
+    for update in (98, 99, 100, 1):
+        clock.now += 2
+        tally.count({"update": update, "num_updates": 101, "samples_seen": 4 * update})
+    assert tally.seconds_left() is None
+    clock.now += 5
+    tally.count({"update": 2, "num_updates": 102, "samples_seen": 12})
+    assert tally.speed() == (0.2, 1.6)
+    assert tally.seconds_left() == 500

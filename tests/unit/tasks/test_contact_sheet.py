@@ -129,3 +129,9 @@ def test_class_ids_are_drawn_in_their_colours(dataset: Dataset) -> None:
 def test_a_sheet_that_cannot_be_written_names_its_path(dataset: Dataset, tmp_path: Path) -> None:
     with pytest.raises(StorageWriteError, match="no_such_folder"):
         write_contact_sheet(dataset, tmp_path / "no_such_folder" / "sheet.png")
+
+
+def test_layers_of_numbers_have_no_column(dataset: Dataset) -> None:
+    schema = pa.schema([pa.field("key", pa.string()), pa.field("latent", pa.list_(pa.float32()))])
+    _write(dataset, "latent", 1, schema, [{"key": f"00001{row:04d}", "latent": [0.0]} for row in range(4)])
+    assert {tuple(sample.pictures) for sample in samples_of(dataset, 6)} == {("image", "canny")}

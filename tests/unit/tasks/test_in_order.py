@@ -1,9 +1,10 @@
 import asyncio
+import threading
 from collections.abc import Iterator
 
 import pytest
 
-from tasks.in_order import in_order
+from tasks.in_order import in_order, in_threads
 
 
 async def test_results_come_in_the_order_of_the_items_not_of_their_ends() -> None:
@@ -76,3 +77,39 @@ async def test_the_first_error_is_raised_and_cancels_the_rest() -> None:
     with pytest.raises(ValueError, match="item 1"):
         [result async for result in in_order(range(4), first, window=4)]
     assert cancelled == [2, 3]
+
+
+def test_threads_give_results_in_the_order_of_the_items_and_begin_a_bounded_number() -> None:
+    later = threading.Event()
+    taken: list[int] = []
+
+    def items() -> Iterator[int]:
+        for item in range(6):
+            taken.append(item)
+            yield item
+
+    def work(item: int) -> int:
+        if item == 1:
+            assert later.wait(60)  # until the third is done: they are under way together
+        if item == 2:
+            later.set()
+        return item * 10
+
+    results = in_threads(items(), work, num_threads=3)
+    assert next(results) == 0
+    assert taken == [0]  # the first alone
+    assert next(results) == 10
+    assert len(taken) <= 4
+    assert list(results) == [20, 30, 40, 50]
+
+
+def test_an_error_in_a_thread_is_raised_when_its_turn_comes() -> None:
+    def work(item: int) -> int:
+        if item == 3:
+            raise ValueError("the third")
+        return item
+
+    results = in_threads(range(100), work, num_threads=2)
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(ValueError, match="the third"):
+        list(results)

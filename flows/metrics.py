@@ -1,0 +1,109 @@
+"""What a run tells Prometheus, through the metrics of the Ray that it runs on. docs/monitoring.md explains each.
+
+Ray exports the metrics of every process at a port of its node, with `ray_` before each name. They are set by the
+process of the flow, which hears of every commit: a counter says what is committed. After a run that was killed
+Prometheus sees counters begin again, as it is used to. Where nobody collects them, setting one costs microseconds.
+"""
+
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Any, NamedTuple
+
+from storage.record import CommitRecord
+
+
+class Metric(NamedTuple):
+    """One metric; Ray's exporter puts `ray_` before its name."""
+
+    kind: str
+    """counter, gauge or histogram."""
+    description: str
+    tags: tuple[str, ...] = ()
+
+
+METRICS = {
+    "controlmill_rows_total": Metric("counter", "Rows of committed shards, by what became of them.", ("result",)),
+    "controlmill_failures_total": Metric("counter", "Rows without an image in committed shards.", ("reason",)),
+    "controlmill_layer_rows_total": Metric("counter", "Rows of committed shards of a layer.", ("layer",)),
+    "controlmill_shard_seconds": Metric("histogram", "Seconds that a committed shard of a layer took.", ("layer",)),
+    "controlmill_jobs_waiting": Metric("gauge", "Shards that wait for a place in a lane.", ("lane",)),
+    "controlmill_shards_under_way": Metric("gauge", "Shards that are begun or waiting, and not complete."),
+    "controlmill_rows_under_way": Metric("gauge", "Rows done of shards that are not committed yet."),
+    "controlmill_updates_total": Metric("counter", "Updates of the optimizer."),
+    "controlmill_update_seconds": Metric("histogram", "Seconds of an update."),
+    "controlmill_samples_seen": Metric("gauge", "Samples that the run has trained on."),
+    "controlmill_training_loss": Metric("gauge", "Loss of the last update."),
+    "controlmill_learning_rate": Metric("gauge", "Learning rate of the last update."),
+    "controlmill_control_gain": Metric("gauge", "Control gain at the last measurement of the probe."),
+    "controlmill_events_total": Metric("counter", "Events of training runs.", ("event",)),
+}
+
+_BOUNDARIES: dict[str, list[float]] = {
+    "controlmill_shard_seconds": [1, 3, 10, 30, 60, 120, 300, 600, 1800, 3600],
+    "controlmill_update_seconds": [0.03, 0.1, 0.3, 1, 3, 10, 30],
+}
+_SCALARS = {"probe/gain": "controlmill_control_gain"}
+
+
+def shard_committed(
+    records: Iterable[CommitRecord], layers_of_pixels: Iterable[str] = (), *, counts: bool = True
+) -> None:
+    """Count the commit records of a job.
+
+    Args:
+        records: what the job committed.
+        layers_of_pixels: layers that were made in the same pass as the images, and have their rows.
+        counts: whether the rows of the first are counted: those of a shard are, once.
+    """
+    for number, record in enumerate(records):
+        if number == 0 and counts:
+            _add("controlmill_rows_total", record.successes, result="image")
+            _add("controlmill_rows_total", record.count - record.successes, result="failed")
+            for reason, num in record.reasons.items():
+                _add("controlmill_failures_total", num, reason=str(reason))
+        for layer in (record.layer, *(layers_of_pixels if number == 0 else ())):
+            _add("controlmill_layer_rows_total", record.rows, layer=layer)
+        _metric("controlmill_shard_seconds").observe(record.duration, tags={"layer": record.layer})
+
+
+def queues(waiting: Mapping[str, int], num_under_way: int, num_rows_under_way: int) -> None:
+    """Set the depth of the queue of each lane, and how much is under way."""
+    for lane, num in waiting.items():
+        _metric("controlmill_jobs_waiting").set(num, tags={"lane": lane})
+    _metric("controlmill_shards_under_way").set(num_under_way)
+    _metric("controlmill_rows_under_way").set(num_rows_under_way)
+
+
+def trained(record: Mapping[str, Any]) -> None:
+    """Take one update: a line of metrics.jsonl."""
+    _add("controlmill_updates_total", 1)
+    _metric("controlmill_update_seconds").observe(record["seconds"])
+    for name, key in (("training_loss", "loss"), ("learning_rate", "learning_rate"), ("samples_seen", "samples_seen")):
+        _metric(f"controlmill_{name}").set(record[key])
+
+
+def happened(event: str) -> None:
+    """Count an event of a training run."""
+    _add("controlmill_events_total", 1, event=event)
+
+
+def measured(name: str, value: float) -> None:
+    """Take a number that a callback measured; those that have no metric are passed over."""
+    if name in _SCALARS:
+        _metric(_SCALARS[name]).set(value)
+
+
+def _add(name: str, num: int, **tags: str) -> None:
+    if num > 0:  # Ray refuses to add nothing
+        _metric(name).inc(num, tags=tags)
+
+
+@cache
+def _metric(name: str) -> Any:
+    """Ray's object behind a name, made when it is first needed: Ray has to run by then."""
+    from ray.util import metrics
+
+    kind, description, tags = METRICS[name]
+    if kind == "histogram":
+        return metrics.Histogram(name, description, boundaries=_BOUNDARIES[name], tag_keys=tags)
+    return {"counter": metrics.Counter, "gauge": metrics.Gauge}[kind](name, description, tag_keys=tags)
