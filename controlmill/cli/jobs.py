@@ -29,6 +29,7 @@ def command() -> None:
     """Hold the commands."""
 
 
+_WIDE = 1000
 _address = click.option("--address", help=ADDRESS_HELP)
 
 
@@ -55,8 +56,9 @@ def show(address: str | None) -> None:
     table.add_column("what", overflow="fold")
     for job in jobs:
         table.add_row(job.id, job.state, _moment(job.started), _took(job), job.what)
-    console = Console(file=sys.stdout)
-    console.print(table, soft_wrap=not console.is_terminal)
+    # what reads a pipe wants a job in a line
+    width = None if sys.stdout.isatty() else _WIDE
+    Console(file=sys.stdout, width=width).print(table)
 
 
 @command.command("logs")

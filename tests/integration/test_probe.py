@@ -112,7 +112,8 @@ def test_ranks_and_partitions_give_the_same(folder: Path, two_ranks: list[dict[s
 
 @pytest.mark.usefixtures("two_ranks")
 def test_a_resumed_run_neither_loses_nor_doubles_a_line(folder: Path) -> None:
-    shutil.copytree(folder / "two-0", folder / "resumed", ignore=shutil.ignore_patterns("checkpoint-4*", "controlnet"))
+    shutil.copytree(folder / "two-0", folder / "resumed", ignore=shutil.ignore_patterns("checkpoint-4*"))
+    shutil.rmtree(folder / "resumed" / "controlnet")
     options = {"train_batch_size": 2, "resume_from_checkpoint": "latest"}
     (outcome,) = train_on_ranks(2, [config(folder, "resumed", **options)], folder / "ranks-2-resumed", read_back=True)
     assert outcome.get("update") == NUM_UPDATES, outcome

@@ -145,17 +145,18 @@ def test_nothing_is_disturbed() -> None:
     torch.manual_seed(5)
     np.random.seed(4)  # noqa: NPY002
     before = torch.get_rng_state(), random.getstate(), cv2.getNumThreads()
+    deterministic = torch.backends.cudnn.deterministic
     with undisturbed(torch.device("cpu")):
         torch.rand(3)
         random.random()
         np.random.rand(3)  # noqa: NPY002
         cv2.setNumThreads(1)
-        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.deterministic = not deterministic
     assert torch.equal(torch.get_rng_state(), before[0])
     assert random.getstate() == before[1]
     assert np.random.rand() == np.random.RandomState(4).rand()  # noqa: NPY002
     assert cv2.getNumThreads() == before[2]
-    assert not torch.backends.cudnn.deterministic
+    assert torch.backends.cudnn.deterministic is deterministic
 
 
 def found(name: str, now: Reading, off: Reading, real: float) -> Controllability:
