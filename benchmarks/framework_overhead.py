@@ -155,6 +155,13 @@ def report(measured: dict[str, list[tuple[Cost, Cost]]], rounds: int, num_proces
     for what, values in (("medians", medians), ("the lowest of each", lowest)):
         cpu, wall = (values["controlmill build"][index] / values["bare loop"][index] for index in (0, 1))
         lines.append(f"- Ratio of {what}: CPU {cpu:.2f}, wall {wall:.2f}; to reach: at most {TARGET:.2f}.")
+    pairs_of_rounds = zip(measured["controlmill build"], measured["bare loop"], strict=True)
+    ratios = [[ours / bare for ours, bare in zip(*map(per_shard, pair), strict=True)] for pair in pairs_of_rounds]
+    for index, what in enumerate(("CPU", "wall")):
+        found = sorted(ratio[index] for ratio in ratios)
+        shown = ", ".join(f"{ratio:.2f}" for ratio in found)
+        middle = statistics.median(found)
+        lines.append(f"- {what}, each round against the bare loop right before it: median {middle:.2f} ({shown}).")
     lines.append(f"- CPU-s per shard by kind of process, last round: {by_kind(measured['controlmill build'][-1])}.")
     return "\n".join([*lines, ""])
 
