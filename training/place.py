@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from controlmill.errors import ControlmillError
+
 T = TypeVar("T")
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}
 
@@ -54,11 +56,19 @@ class Place:
         return gathered
 
     def of_first(self, make: Callable[[], T]) -> T:
-        """What rank 0 makes, on every rank."""
-        values: list[Any] = [make() if self.is_first else None]
-        if self.world_size > 1:
-            dist.broadcast_object_list(values)
-        made: T = values[0]
+        """What rank 0 makes, or raises of our own errors, on every rank: none waits for one that has given up."""
+        if self.world_size == 1:
+            return make()
+        told: list[Any] = [None, None]
+        if self.is_first:
+            try:
+                told[0] = make()
+            except ControlmillError as error:
+                told[1] = error
+        dist.broadcast_object_list(told)
+        if told[1] is not None:
+            raise told[1]
+        made: T = told[0]
         return made
 
     def autocast(self, mixed_precision: str) -> AbstractContextManager[object]:
