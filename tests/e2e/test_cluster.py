@@ -285,7 +285,8 @@ def test_ctrl_c_asks_whether_to_stop_the_job(
     # the job itself had the time to end in order
     assert "error: stopped before the first checkpoint" in command.output
     assert command.output.splitlines()[-1] == "error: job waiting was stopped; submit it again to go on"
-    assert "waiting  STOPPED" in there("jobs", "list").output
+    listed = [line.split()[:2] for line in there("jobs", "list").output.splitlines()]
+    assert ["waiting", "STOPPED"] in listed
     stopped = there("jobs", "stop", "waiting")
     assert (stopped.exit_code, stopped.output) == (0, "job waiting: STOPPED\n"), stopped.errors
 

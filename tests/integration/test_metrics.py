@@ -16,7 +16,7 @@ from controlmill.testing.tiny_sd import write_tiny_sd
 NUM_UPDATES = 3
 # Both flows on one Ray that outlives them, so that the last values are there to be collected.
 SCRIPT = """
-import json, re, sys, time, urllib.request
+import json, re, sys, threading, time, urllib.request
 from controlmill.config import BuildConfig, TrainConfig
 from flows.engines import prefect_server, ray_cluster, ray_environment
 from flows.run import run_build, run_train
@@ -25,16 +25,28 @@ build = BuildConfig.model_validate(json.loads(sys.argv[1]))
 train = TrainConfig.model_validate(json.loads(sys.argv[2]))
 ray_environment(build)
 
+scraped = []
+
+
+def scrape():
+    # often, as gauges are taken away soon after the last time that they were set
+    url = f"http://127.0.0.1:{build.metrics_port}/metrics"
+    while True:
+        try:
+            scraped.append(urllib.request.urlopen(url, timeout=60).read().decode())
+        except OSError:
+            pass
+        time.sleep(0.5)
+
+
 def collected(*wanted):
     deadline_s = time.monotonic() + 120
-    text = ""
-    while time.monotonic() < deadline_s and not all(re.search(one, text) for one in wanted):
+    while time.monotonic() < deadline_s and not all(re.search(one, "".join(scraped)) for one in wanted):
         time.sleep(0.5)
-        url = f"http://127.0.0.1:{build.metrics_port}/metrics"
-        text = urllib.request.urlopen(url, timeout=60).read().decode()
-    return text
+    return "".join(scraped)
 
 with ray_cluster(build):
+    threading.Thread(target=scrape, daemon=True).start()
     report = run_build(build)
     after_build = collected(r'rows_total{.*"image".* 20', r'rows_total{.*"canny".* 20', r'seconds_count{.*"image".* 3')
     outcome = run_train(train)
@@ -80,7 +92,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             [sys.executable, "-c", SCRIPT, json.dumps(build), json.dumps(train), "controlmill_control_gain",
              f"samples_seen.* {NUM_UPDATES}", f"updates_total.* {NUM_UPDATES}",
              f"update_seconds_count.* {NUM_UPDATES}"],
-            env={**os.environ, "RAY_metrics_report_interval_ms": "500", "XDG_DATA_HOME": str(folder / "data"),
+            env={**os.environ, "RAY_metrics_report_interval_ms": "1000", "XDG_DATA_HOME": str(folder / "data"),
                  "RAY_raylet_start_wait_time_s": "200"},
             capture_output=True, text=True, check=False, timeout=800,
         )  # fmt: skip
