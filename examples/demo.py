@@ -74,7 +74,8 @@ def train(dataset: str, base: Path, run: Path) -> None:
         *("--output-dir", str(run), "--resolution", str(SIZE), "--num-workers", "2", "--zero-stage", "2"),
         *("--train-batch-size", "8", "--max-train-steps", str(NUM_UPDATES), "--learning-rate", "1e-4"),
         *("--hint-init", "kaiming", "--hint-channels", "8,8,16,32", "--min-timestep", "300"),
-        *("--num-probe-rows", "24", "--probe-steps", "10", "--checkpointing-steps", str(NUM_UPDATES)),
+        *("--num-probe-rows", "24", "--num-controllability-rows", "24", "--probe-steps", "10"),
+        *("--checkpointing-steps", str(NUM_UPDATES)),
     )
 
 
