@@ -3,7 +3,7 @@
 Events, in this order:
     control_onset       the hint is read, not yet followed: significant 3 times in a row, or the residuals depend on it
     control_following   the sudden convergence: an effect of at least `following_gain`, significant, 2 times in a row
-    control_settled     the excess rises little more: where the rise was, with an interval, and whether it was sudden
+    control_settled     the gain rises no more: where the rise was, with an interval, and whether it was sudden
                         comes again where it doubles later: then the first plateau was a step
     already_following   instead of all others: the very first evaluation follows (a resumed or fine-tuned ControlNet)
 Significance alone comes up to five times too early and now and then on unrelated hints; the floor of the effect size is
@@ -21,9 +21,9 @@ from training.gain import Evaluation, Gain, measure
 from training.transition import Transition, interval, label_of, transition
 
 EventName = Literal["control_onset", "control_following", "control_settled", "already_following"]
-# the slope of the excess is taken over this many evaluations
+# the slope of the gain is taken over this many evaluations
 _SLOPE_WINDOW = 3
-# an excess that rises to this times its level at `control_settled` had not settled
+# a gain that rises to this times its level at `control_settled` had not settled
 _RISES_AGAIN = 2.0
 
 
@@ -118,7 +118,7 @@ class Detector:
         """
         if "control_following" not in self.events:
             return None
-        rise = transition([(one.update, gain.excess) for one, gain in zip(self.evaluations, self.gains, strict=True)])
+        rise = transition(self.curve)
         if rise is None:
             return None
         return Convergence(rise, label_of(rise, self.options), interval(self.evaluations))
@@ -154,7 +154,7 @@ class Detector:
         updates = [one.update for one in self.evaluations]
         slope = (self._pair(-1) - self._pair(-1 - _SLOPE_WINDOW)) / (updates[-1] - updates[-1 - _SLOPE_WINDOW])
         self._steepest = max(self._steepest, slope)
-        level = median(gain.excess for gain in self.gains[-3:])
+        level = median(gain.gain for gain in self.gains[-3:])
         if "control_settled" in self.events and level > _RISES_AGAIN * self._settled_level:
             del self.events["control_settled"]
             self._num_flat = 0
@@ -177,9 +177,9 @@ class Detector:
                 self.forecasts.append(made)
 
     def _pair(self, position: int) -> float:
-        """Mean excess of an evaluation and the one before it."""
+        """Mean gain of an evaluation and the one before it."""
         end = len(self.gains) + position + 1
-        return fmean(gain.excess for gain in self.gains[max(0, end - 2) : end])
+        return fmean(gain.gain for gain in self.gains[max(0, end - 2) : end])
 
     def _event(self, name: EventName, **values: Any) -> Event:
         evaluation, gain = self.evaluations[-1], self.gains[-1]

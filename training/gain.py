@@ -36,8 +36,6 @@ class Gain:
 
     gain: float
     """Relative loss penalty for the wrong hint, mean over timesteps: 0 is no control; it stays below 1."""
-    excess: float
-    """By how much a wrong hint costs more than the right one, in losses with the right one; it has no upper bound."""
     p_value: float
     """One-sided p-value of "the wrong hint does not cost more", paired over rows."""
     z: float
@@ -59,8 +57,6 @@ def measure(evaluation: Evaluation) -> Gain | None:
     """The control gain of one evaluation and its significance.
 
     g = mean over t of (1 - sum_i right[i][t] / sum_i wrong[i][t]), an effect size.
-    x = mean over t of (sum_i wrong[i][t] / sum_i right[i][t] - 1), the excess. g comes near its end while samples still
-    get better; x goes on with them, and the rise is dated and shaped by it (benchmarks/convergence_study.py).
     q_i = mean over t of log(wrong[i][t] / right[i][t]), one number per row: timesteps of a row are not independent, so
     they are pooled before the test. z = mean(q) / (sd(q) / sqrt(N)), against Student's t with N - 1 degrees of freedom.
 
@@ -74,13 +70,13 @@ def measure(evaluation: Evaluation) -> Gain | None:
     ratios = [
         sum(evaluation.wrong[row][t] for row in rows) / sum(evaluation.right[row][t] for row in rows) for t in timesteps
     ]
-    gain, excess = fmean(1 - 1 / ratio for ratio in ratios), fmean(ratio - 1 for ratio in ratios)
+    gain = fmean(1 - 1 / ratio for ratio in ratios)
     log_ratios = [
         fmean(math.log(evaluation.wrong[row][t] / evaluation.right[row][t]) for t in timesteps) for row in rows
     ]
     z = z_score(log_ratios)
     win_rate = sum(ratio > 0 for ratio in log_ratios) / len(rows)
-    return Gain(gain, excess, p_value(z, len(rows) - 1), z, win_rate, len(rows))
+    return Gain(gain, p_value(z, len(rows) - 1), z, win_rate, len(rows))
 
 
 def z_score(values: list[float]) -> float:

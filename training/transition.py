@@ -1,6 +1,6 @@
 """The shape of a rise: where its 10, 50 and 90 % are, with an interval, and whether it was sudden.
 
-The curve is the excess of `training.gain`: it goes on rising where the gain is near its end, as samples do.
+The curve is the control gain: of gain, log ratio and wrong / right - 1 its midpoint is nearest to that of samples.
 R = (s50 - s10) / s50 compares the rise to the midpoint with the whole way to it; rho = (s90 - s10) / s50 has the tail.
 A step has both near 0; a straight line from update 0 has R = 0.8 and rho = 1.6.
 """
@@ -15,7 +15,7 @@ from training.gain import Evaluation, usable_rows
 
 Label = Literal["sudden", "gradual", "indeterminate"]
 Point = tuple[int, float]
-"""An update and the excess at it."""
+"""An update and the control gain at it."""
 
 _NUM_RESAMPLES = 200
 # fewer resamples than this that have a midpoint give no interval
@@ -110,9 +110,9 @@ def interval(evaluations: Sequence[Evaluation], seed: int = 0) -> tuple[float, f
     right_RKT = np.einsum("rn,knt->rkt", counts_RN, right_KNT)
     wrong_RKT = np.einsum("rn,knt->rkt", counts_RN, wrong_KNT)
     with np.errstate(divide="ignore", invalid="ignore"):
-        excess_RK = np.einsum("rt,rkt->rk", counts_RT / num_timesteps, wrong_RKT / right_RKT - 1)
+        gain_RK = np.einsum("rt,rkt->rk", counts_RT / num_timesteps, 1 - right_RKT / wrong_RKT)
     updates = [evaluation.update for evaluation in evaluations]
-    finite_RK = excess_RK[np.isfinite(excess_RK).all(axis=1)]
+    finite_RK = gain_RK[np.isfinite(gain_RK).all(axis=1)]
     curves = (list(zip(updates, values, strict=True)) for values in finite_RK.tolist())
     middles = [found.s50 for found in map(transition, curves) if found is not None]
     if len(middles) < _MIN_RESAMPLES:

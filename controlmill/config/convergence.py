@@ -68,7 +68,7 @@ class ConvergenceOptions(Options):
     onset_sensitivity: PositiveFloat = 0.5
     """Onset, the hint is read: or the residuals' sensitivity to the hint is above this."""
     settle_slope: Fraction = 0.25
-    """Settled: the excess of the losses rises at most this fraction of its steepest rise so far."""
+    """Settled: the gain rises at most this fraction of its steepest rise so far."""
     settle_evaluations: PositiveInt = 2
     """Settled: evaluations in a row that rise so little."""
     sudden_rise: PositiveFloat = 0.4

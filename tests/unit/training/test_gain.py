@@ -16,8 +16,6 @@ def test_gain_is_the_mean_over_timesteps_of_the_relative_penalty() -> None:
     found = measure(Evaluation(100, right, wrong))
     assert found is not None
     assert found.gain == pytest.approx((1 - 3 / 4 + 1 - 9 / 12) / 2)
-    # 4/3 - 1 and 12/9 - 1
-    assert found.excess == pytest.approx(1 / 3)
     assert found.win_rate == 1.0
     assert found.num_rows == 2
     # row 0: log 2 at both timesteps; row 1: 0 and log 1.25

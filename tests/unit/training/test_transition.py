@@ -80,7 +80,8 @@ def test_the_interval_holds_the_midpoint_and_narrows_with_the_rows() -> None:
         found = interval(seen)
         assert found is not None
         low, high = found
-        middle = transition([(one.update, gain.excess) for one in seen if (gain := measure(one)) is not None])
+        gains = [(one.update, gain.gain) for one in seen if (gain := measure(one)) is not None]
+        middle = transition(gains)
         assert middle is not None
         assert low <= middle.s50 <= high
         widths.append(high - low)

@@ -43,7 +43,7 @@ def test_one_json_object_per_log(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert list(first) == list(second) == KEYS
     assert first["file"] == str(log)
     assert first["onset"] <= first["following"] < first["settled"]
-    assert first["convergence_update"] == pytest.approx(1046, abs=10)
+    assert first["convergence_update"] == pytest.approx(1000, abs=10)
     assert first["ci95"][0] <= first["convergence_update"] <= first["ci95"][1]
     assert first["s10"] < first["convergence_update"] < first["s90"]
     assert first["label"] == "sudden"

@@ -141,7 +141,7 @@ def test_a_run_that_converges() -> None:
     ]
     events = {line["event"]: line for line in run.files["events.jsonl"]}
     assert list(events) == ["control_onset", "control_following", "control_settled"]
-    assert events["control_settled"]["convergence_update"] == pytest.approx(1046, abs=10)
+    assert events["control_settled"]["convergence_update"] == pytest.approx(1000, abs=10)
     assert events["control_settled"]["label"] == "sudden"
     at = events["control_following"]["update"]
     assert run.requests == [("checkpoint", f"converged-{at}", at)]
