@@ -90,7 +90,7 @@ def test_options_in_prose_exist() -> None:
         "version",
         "out",
     }
-    others |= {"layout"}  # of export-model
+    others |= {"layout", "dashboard_host", "head", "sync"}  # of export-model, of Ray, of a benchmark
     others |= {"address", "env", "with_code", "no_wait", "submission_id", "follow"}  # of submit and jobs
     theirs = {"output_format", "name", "no_name", "no_preflight", "pool", "all", "type"}
     for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
