@@ -10,8 +10,6 @@ export OMP_NUM_THREADS ?= 1
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-# a file in one process; as many processes as CPUs, but for tests that start engines, which need the CPUs themselves
-UNIT_TESTS = $(BIN)/python -m pytest tests/unit --numprocesses=auto --maxprocesses=4 --dist=loadfile --quiet
 WANTED := ".[s3]" --group dev --group demo --group docs
 
 .PHONY: help demo deploy test check bench soak docs wheel lock clean install
@@ -26,17 +24,17 @@ demo: $(VENV)/.installed  ## from URLs to a ControlNet that suddenly converges; 
 deploy: $(VENV)/.installed  ## scheduled runs on this machine: Prefect server, deployments of prefect.yaml, worker
 	$(BIN)/python examples/deploy.py
 
+# a file in one process; as many processes as CPUs, but for tests that start engines, which need the CPUs themselves
 test: $(VENV)/.installed  ## run every test
-	$(UNIT_TESTS)
+	$(BIN)/python -m pytest tests/unit --numprocesses=auto --maxprocesses=4 --dist=loadfile --quiet
 	$(BIN)/python -m pytest tests/integration tests/e2e --numprocesses=2 --dist=loadfile --quiet
 
-check: $(VENV)/.installed  ## what must pass first: style, types, walls, generated docs, unit tests
+check: $(VENV)/.installed  ## what must pass first: style, types, walls, generated docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python docs/generate.py --check
-	$(UNIT_TESTS)
 
 bench: $(VENV)/.installed  ## run every benchmark; takes long
 	set -e; for script in $(filter-out benchmarks/soak.py,$(wildcard benchmarks/*.py)); do $(BIN)/python "$$script"; done

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from controlmill.config import LayerOptions, Options, RunOptions
+from controlmill.config.base import refuse_secrets
 from controlmill.errors import ConfigError, SourceMissingError
 from storage.filesystem import redact
 
@@ -47,10 +48,12 @@ def write_job_folder(folder: Path, command: str, config: Options, *, with_code: 
         with_code: whether controlmill itself travels, for nodes that have its requirements but not itself.
 
     Raises:
-        ConfigError: a path is relative, so that it means nothing to another machine, or a file is too large to travel.
+        ConfigError: a path is relative, so that it means nothing to another machine, a file is too large to travel, or
+            an option is a secret.
         SourceMissingError: a list of URLs is not there.
     """
     _check_layers(config)
+    refuse_secrets(config, "export CONTROLMILL_WEBHOOK_URL and add --env CONTROLMILL_WEBHOOK_URL")
     values = config.model_dump(mode="json", exclude_unset=True)
     if isinstance(config, RunOptions):
         # its default is a folder beside the user, which for a job is one that nobody sees again

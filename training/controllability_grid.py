@@ -1,13 +1,11 @@
 """The pictures of a measurement in one: a column per row with its hint, its stored image and what was generated."""
 
-import cv2
 import numpy as np
 
-from controlmill.errors import StorageWriteError
 from storage.stored_image import Pixels
 from training.controllability_run import Measured, Rows
 from training.metrics import SAMPLES
-from training.sample_run import grid_of
+from training.pictures import grid_of
 
 
 def grid(rows: Rows, measured: Measured) -> Pixels:
@@ -24,11 +22,3 @@ def grid(rows: Rows, measured: Measured) -> Pixels:
 def grid_name(update: int) -> str:
     """Name of the grid of an update in the folder of its run."""
     return f"{SAMPLES}/{update:06d}.png"
-
-
-def as_png(pixels: Pixels) -> bytes:
-    """A picture as PNG."""
-    done, encoded = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
-    if not done:
-        raise StorageWriteError(f"a grid of {pixels.shape[1]} x {pixels.shape[0]} pixels cannot be encoded")
-    return encoded.tobytes()

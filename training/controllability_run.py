@@ -24,6 +24,7 @@ from training.base_model import BaseModel
 from training.batch import Batch, PromptEmbeddings
 from training.controllability import SCORES
 from training.controllability_result import Baseline, Controllability, Reading
+from training.pictures import as_pixels
 from training.probe_rows import derangement
 from training.reader.assemble import Picture
 from training.reader.reader import ShardReader
@@ -221,11 +222,6 @@ def _read_back(
         raise ReadBackError(f"images could not be read back: {trouble or 'on another worker'}")
     table = summed[:-1].view_as(scores).tolist()
     return {layer: Reading(tuple(own), tuple(other)) for layer, (own, other) in zip(read_backs, table, strict=True)}
-
-
-def as_pixels(image_CHW: Tensor) -> Pixels:
-    """RGB uint8 (8H, 8W, 3) of pixels (3, 8H, 8W) in [-1, 1], on the CPU."""
-    return ((image_CHW + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
 
 
 @contextmanager

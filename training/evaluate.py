@@ -12,8 +12,9 @@ from controlmill.errors import ConfigError, RunUnusableError, StorageWriteError
 from storage.dataset import Dataset
 from training.base_files import read_json
 from training.base_model import BaseModel
+from training.callbacks.probe import ROWS_LOG
 from training.checkpoints import Checkpoints
-from training.controllability_grid import as_png, grid
+from training.controllability_grid import grid
 from training.controllability_result import Controllability
 from training.controllability_run import (
     Measured,
@@ -25,12 +26,12 @@ from training.controllability_run import (
     measure_baseline,
 )
 from training.controlnet import ControlNets
-from training.net_files import check_fits, find_net
+from training.net_files import CONTROLNET_FOLDER, check_fits, find_net
+from training.pictures import as_png
 from training.reader.reader import ShardReader
 from training.sample import Sampling
 from training.sample_run import DTYPES, device_of
 
-_EXPORT = "controlnet"
 _REPORT = "evaluation.json"
 
 ReadBacksOf = Callable[[Dataset, Sequence[str]], Mapping[str, ReadBack]]
@@ -73,7 +74,7 @@ def subject_of(config: EvaluateConfig) -> Subject:
     """
     run = _run_of(Path(config.controlnet).expanduser())
     known: Mapping[str, Any] = {} if run is None else read_json(run / "config.json")
-    net = find_net(config.controlnet) if run is None else run / _EXPORT
+    net = find_net(config.controlnet) if run is None else run / CONTROLNET_FOLDER
     if not net.is_dir():
         what = f"{run}: the run has not left a ControlNet yet" if run is not None else f"{net} is a single file"
         raise RunUnusableError(f"controlnet: {what}; give a folder in diffusers' layout")
@@ -153,14 +154,15 @@ def _run_of(folder: Path) -> Path | None:
     """The folder of the run that a folder is, or that it is the ControlNet of."""
     for candidate in (folder, folder.parent):
         path = candidate / "config.json"
-        if path.is_file() and "train_data_dir" in read_json(path) and candidate / _EXPORT in (folder / _EXPORT, folder):
+        own = candidate / CONTROLNET_FOLDER
+        if own in (folder / CONTROLNET_FOLDER, folder) and path.is_file() and "train_data_dir" in read_json(path):
             return candidate
     return None
 
 
 def _held_out_by(run: Path) -> tuple[tuple[str, ...], int | None]:
     """Keys of the rows that a run never trained on, and of how many shards they were chosen."""
-    log = run / "probe_rows.jsonl"
+    log = run / ROWS_LOG
     if not log.is_file():
         return (), None
     try:

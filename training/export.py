@@ -7,12 +7,10 @@ from controlmill.errors import WeightsMissingError, WeightsUnusableError
 from storage.weights.tensors import read_tensors
 from training.base_files import read_json
 from training.layouts import to_cldm
-from training.net_files import PICKLED_NAME, WEIGHTS_NAME, load_net, nets_in, save_net
+from training.net_files import CONTROLNET_FOLDER, PICKLED_NAME, WEIGHTS_NAME, load_net, nets_in, save_net
 from training.tensor_file import write_tensors
 
 Layout = Literal["diffusers", "cldm"]
-CONTROLNET_FOLDER = "controlnet"
-"""Inside of a run."""
 
 
 def export_model(run: Path, layout: Layout, output: Path) -> list[Path]:

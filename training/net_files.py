@@ -23,6 +23,8 @@ from training.layouts import control_tensors, from_cldm, hint_channels
 from training.tensor_file import write_tensors
 from training.transfer import move_to_base
 
+CONTROLNET_FOLDER = "controlnet"
+"""Where a run and its checkpoints keep it."""
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
 PICKLED_NAME = "diffusion_pytorch_model.bin"
 _REPOSITORY = re.compile(r"([\w.-]+/[\w.-]+?)(?:@([\w./-]+))?")

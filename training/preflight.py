@@ -231,9 +231,7 @@ class _Probe:
     def _estimates(self, cost: Cost) -> list[Finding]:
         config = self._config
         updates = (
-            config.max_train_steps
-            or config.additional_train_steps
-            or max(1, -(-config.num_train_epochs * self._samples_per_epoch // config.rows_per_update))
+            config.max_train_steps or config.additional_train_steps or config.updates_of_epochs(self._samples_per_epoch)
         )
         hours = cost.seconds_per_image * config.rows_per_update / config.num_workers * updates / 3600
         needed, available = memory_bytes(config, self._base, self._controlnets, cost, self._place.device)

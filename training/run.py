@@ -64,23 +64,13 @@ class Run:
         self.update = 0
         self.samples_seen = 0
         self.adjustments = Adjustments(config.gradient_accumulation_steps)
-        self.num_updates = config.max_train_steps or self._updates_of_epochs()
+        self.num_updates = config.max_train_steps or config.updates_of_epochs(reader.samples_per_epoch)
         self.stop_reason = ""
         self.checkpoint_tag: str | None = None
         self.announced: list[str] = []
         self._factor = learning_rate_factor(config, self.num_updates)
         self._files: RunFiles | None = None
         self._trackers: list[Tracker] = []
-
-    def _updates_of_epochs(self) -> int:
-        rows = self.config.num_train_epochs * self.reader.samples_per_epoch
-        return max(
-            1,
-            -(
-                -rows
-                // (self.config.train_batch_size * self.config.gradient_accumulation_steps * self.place.world_size)
-            ),
-        )
 
     @property
     def rank(self) -> int:

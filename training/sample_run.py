@@ -7,10 +7,7 @@ import json
 from pathlib import Path
 from typing import Final
 
-import cv2
-import numpy as np
 import torch
-from torch import Tensor
 
 from controlmill.config.sample import SampleConfig
 from controlmill.errors import ConfigError, StorageWriteError
@@ -21,11 +18,11 @@ from training.checkpoints import PREFIX
 from training.controlnet import ControlNets
 from training.hint_files import Hint, prompts_of, read_hints
 from training.net_files import check_fits, find_net
+from training.pictures import as_pixels, as_png, grid_of
 from training.sample import Sampling, sample
 
 DTYPES: Final = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 """By `mixed_precision`."""
-_GAP = 4
 
 
 def run_sample(config: SampleConfig) -> list[Path]:
@@ -75,7 +72,7 @@ def _row(
     maps = [one.expand(num_images, -1, -1, -1) for one in hint.maps]
     negative = [config.negative_prompt] * num_images
     return [
-        [_pixels(image) for image in sample(base, nets, maps, [prompt] * num_images, negative, sampling, device)]
+        [as_pixels(image) for image in sample(base, nets, maps, [prompt] * num_images, negative, sampling, device)]
         for prompt in prompts
     ]
 
@@ -104,11 +101,6 @@ def device_of(wanted: str) -> str:
     return "cuda" if has_gpu and wanted != "cpu" else "cpu"
 
 
-def _pixels(image_CHW: Tensor) -> Pixels:
-    """RGB uint8 (H, W, 3) of pixels in [-1, 1]."""
-    return ((image_CHW + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
-
-
 def _write(config: SampleConfig, hints: list[Hint], rows: list[list[list[Pixels]]]) -> list[Path]:
     folder = Path(config.output).expanduser()
     written: list[Path] = []
@@ -126,26 +118,13 @@ def _write(config: SampleConfig, hints: list[Hint], rows: list[list[list[Pixels]
 
 
 def _cells(hint: Hint, row: list[list[Pixels]]) -> list[Pixels]:
-    return [*(_pixels(one * 2 - 1) for one in hint.maps), *(image for images in row for image in images)]
-
-
-def grid_of(rows: list[list[Pixels]]) -> Pixels:
-    """All pictures on white, one row each, cells as large as the largest."""
-    height = max(cell.shape[0] for row in rows for cell in row) + _GAP
-    width = max(cell.shape[1] for row in rows for cell in row) + _GAP
-    canvas = np.full((height * len(rows) + _GAP, width * max(map(len, rows)) + _GAP, 3), 255, np.uint8)
-    for y, row in enumerate(rows):
-        for x, cell in enumerate(row):
-            top, left = y * height + _GAP, x * width + _GAP
-            canvas[top : top + cell.shape[0], left : left + cell.shape[1]] = cell
-    return canvas
+    return [*(as_pixels(one * 2 - 1) for one in hint.maps), *(image for images in row for image in images)]
 
 
 def _write_png(path: Path, pixels: Pixels) -> Path:
-    encoded = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encoded)
+        path.write_bytes(as_png(pixels))
     except OSError as error:
         raise StorageWriteError(f"output: cannot write {path}: {error.strerror}") from error
     return path

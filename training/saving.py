@@ -15,6 +15,7 @@ from storage.filesystem import open_files, redact
 from training.checkpoints import Checkpoints, Commit
 from training.engine import STATE_FOLDER
 from training.model_card import write_model_card
+from training.net_files import CONTROLNET_FOLDER
 from training.run_card import recipe_of
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from training.place import Place
     from training.run import Run
 
-EXPORT = "controlnet"
 _EMA = "ema.pt"
 _DECODER = "decoder.pt"
 
@@ -121,7 +121,7 @@ def _save_net(trained: Trained, folder: Path, averages: "Sequence[torch.Tensor] 
         if averages is not None:
             names = [name for name, parameter in run.controlnets.named_parameters() if parameter.requires_grad]
             state |= dict(zip(names, averages, strict=True))
-        run.controlnets.save(folder / EXPORT, state)
+        run.controlnets.save(folder / CONTROLNET_FOLDER, state)
 
 
 def needs_universal(commit: Commit, place: "Place") -> bool:
@@ -221,7 +221,7 @@ def export(trained: Trained, checkpoints: Checkpoints) -> str:
     from storage.staging import Staging
 
     run = trained.run
-    target = f"{checkpoints.address}/{EXPORT}"
+    target = f"{checkpoints.address}/{CONTROLNET_FOLDER}"
     files, root = open_files(run.output_dir)
     staging = Staging()
     folder = Path(root) if files.is_local or not run.place.is_first else staging.new_folder()

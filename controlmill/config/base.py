@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, ValidationError
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, SecretStr, ValidationError
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
@@ -57,26 +57,39 @@ def refuse_credentials(options: Options) -> None:
 
     Options are shown: on Prefect's page, in the list of processes, in files of a run.
     """
-    for name, value in _texts(options, ""):
-        if _CREDENTIALS.search(value):
+    for name, value in _leaves(options, ""):
+        if isinstance(value, str) and _CREDENTIALS.search(value):
             raise ConfigError(
                 f"{name}: holds an URI with a user name or password; options are shown in logs and pages: give it "
                 "without, and the credentials in the environment"
             )
 
 
-def _texts(value: Any, name: str) -> Iterator[tuple[str, str]]:
-    if isinstance(value, str):
-        yield name, value
-    elif isinstance(value, Options):
+def refuse_secrets(options: Options, remedy: str) -> None:
+    """Raise `ConfigError` where an option is a secret: options that are handed on would lose it, or show it.
+
+    Args:
+        options: what is to be handed on.
+        remedy: how to give the secret instead; the message ends with it.
+    """
+    for name, value in _leaves(options, ""):
+        if isinstance(value, SecretStr):
+            raise ConfigError(f"{name}: it is a secret, which is not handed on with options; {remedy}")
+
+
+def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """Every value in a tree of options, lists and dicts, with its name."""
+    if isinstance(value, Options):
         for field in type(value).model_fields:
-            yield from _texts(getattr(value, field), f"{name}.{field}".lstrip("."))
+            yield from _leaves(getattr(value, field), f"{name}.{field}".lstrip("."))
     elif isinstance(value, dict):
         for key, item in value.items():
-            yield from _texts(item, f"{name}.{key}")
+            yield from _leaves(item, f"{name}.{key}")
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from _texts(item, name)
+            yield from _leaves(item, name)
+    else:
+        yield name, value
 
 
 def unknown_option(model: type[Options], name: str) -> str:

@@ -47,6 +47,10 @@ class TrainConfig(
         """Rows of one update, over all workers."""
         return self.train_batch_size * self.gradient_accumulation_steps * self.num_workers
 
+    def updates_of_epochs(self, samples_per_epoch: int) -> int:
+        """Updates that `num_train_epochs` take, the last one perhaps with rows of the epoch after."""
+        return max(1, -(-self.num_train_epochs * samples_per_epoch // self.rows_per_update))
+
     @property
     def peak_learning_rate(self) -> float:
         """The learning rate after the warm-up, `scale_lr` taken into account."""

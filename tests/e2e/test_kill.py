@@ -112,7 +112,6 @@ def test_kills_change_nothing(server: PictureServer, tmp_path: Path) -> None:
     check_rows(tmp_path / "disturbed")
 
 
-@pytest.mark.timeout(900)
 def test_a_run_survives_the_death_of_a_worker(server: PictureServer, tmp_path: Path) -> None:
     command = Command(build_arguments(server, tmp_path, "dataset"), tmp_path / "run.log")
     moment = len(server.requests) + 50
@@ -122,7 +121,6 @@ def test_a_run_survives_the_death_of_a_worker(server: PictureServer, tmp_path: P
     check_rows(tmp_path / "dataset")
 
 
-@pytest.mark.timeout(900)
 def test_one_worker_and_two_give_the_same_bytes(server: PictureServer, tmp_path: Path) -> None:
     for processes in (1, 2):
         arguments = build_arguments(server, tmp_path, f"with-{processes}", processes)
@@ -130,7 +128,6 @@ def test_one_worker_and_two_give_the_same_bytes(server: PictureServer, tmp_path:
     assert parquet_hashes(tmp_path / "with-1") == parquet_hashes(tmp_path / "with-2")
 
 
-@pytest.mark.timeout(900)
 def test_ctrl_c_stops_soon_and_says_how_to_go_on(server: PictureServer, tmp_path: Path) -> None:
     arguments = build_arguments(server, tmp_path, "dataset")
     command = Command(arguments, tmp_path / "run.log")

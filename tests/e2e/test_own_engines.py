@@ -16,8 +16,6 @@ from controlmill.testing.picture_server import PictureServer
 from controlmill.testing.s3 import BUCKET, S3Server
 from flows.engines import RunServer
 
-pytestmark = pytest.mark.timeout(900)
-
 COMMON = ["--image-size", "64", "--resize-mode", "center_crop", "--allow-private-networks", "--annotators", "canny"]
 
 

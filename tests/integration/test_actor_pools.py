@@ -23,8 +23,6 @@ from tasks.annotators.maps import make_maps
 from tasks.annotators.registry import create
 from tasks.rows import Map
 
-pytestmark = pytest.mark.timeout(900)
-
 # in a file of the user's, which is no module: actors load it for themselves
 OWN = """
 import os

@@ -13,8 +13,6 @@ from controlmill.testing.ray_head import RayHead
 from controlmill.testing.small_blip import write_small_blip
 from flows.engines import RunServer
 
-pytestmark = pytest.mark.timeout(900)
-
 Run = Callable[..., Finished]
 
 

@@ -26,8 +26,6 @@ from tasks.captioners.base import Captioner, CaptionModel, LocalCaptioner
 from tasks.captioners.registry import create
 from tasks.images.types import Pixels
 
-pytestmark = pytest.mark.timeout(900)
-
 NUM_IMAGES = 50
 ROWS_PER_SHARD = 20
 

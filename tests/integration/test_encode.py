@@ -4,16 +4,12 @@ import itertools
 import json
 from pathlib import Path
 
-import pytest
-
 from controlmill.config.training_data import TrainingDataOptions
 from controlmill.testing.command import Command, parquet_hashes
 from controlmill.testing.tiny_sd import write_tiny_sd
 from controlmill.testing.training_set import write_training_set
 from training.base_files import find_base
 from training.reader.reader import ShardReader
-
-pytestmark = pytest.mark.timeout(900)
 
 
 def run_to_end(words: list[str], log_path: Path) -> str:

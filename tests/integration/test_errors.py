@@ -15,8 +15,6 @@ from flows.engines import RunServer
 from storage.dataset import Dataset
 from storage.verify import verify
 
-pytestmark = pytest.mark.timeout(900)
-
 Run = Callable[..., Finished]
 
 COMMON = ["--image-size", 64, "--resize-mode", "center_crop", "--allow-private-networks"]

@@ -22,8 +22,6 @@ from flows.engines import RunServer
 from storage.dataset import Dataset
 from storage.verify import verify
 
-pytestmark = pytest.mark.timeout(900)
-
 Run = Callable[..., Finished]
 Rows = list[dict[str, Any]]
 

@@ -101,7 +101,6 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return result
 
 
-@pytest.mark.timeout(900)
 def test_counters_of_a_build_are_its_report(ran: dict[str, Any]) -> None:
     found = samples(ran["text"])
     assert (ran["images"], ran["rows"], ran["failed"]) == (20, 22, {"http_404": 2})
@@ -113,7 +112,6 @@ def test_counters_of_a_build_are_its_report(ran: dict[str, Any]) -> None:
     assert found["controlmill_jobs_waiting", "pull"] == 0
 
 
-@pytest.mark.timeout(900)
 def test_a_training_run_is_there_too(ran: dict[str, Any]) -> None:
     found = samples(ran["training"])
     assert found["controlmill_updates_total", ""] == ran["updates"] == NUM_UPDATES

@@ -12,8 +12,6 @@ from controlmill.testing.random_weights import write_weights
 from storage.dataset import Dataset
 from storage.verify import verify
 
-pytestmark = pytest.mark.timeout(900)
-
 Run = Callable[..., Finished]
 
 

@@ -67,7 +67,6 @@ def cut_off(folder: Path, name: str, *, recorded: bool) -> None:
         (run / "metrics.jsonl").rename(run / "attempt-1" / "metrics.jsonl")
 
 
-@pytest.mark.timeout(900)
 def test_the_second_attempt_is_a_run_with_that_batch(folder: Path, outcomes: list[dict[str, Any]]) -> None:
     assert [outcome["update"] for outcome in outcomes] == [NUM_UPDATES] * 2
     assert outcomes[0]["reason"] == ""
@@ -94,7 +93,6 @@ def test_what_the_first_attempt_left_is_kept(folder: Path) -> None:
     assert configs[1]["restarted"]["at_update"] == at
 
 
-@pytest.mark.timeout(900)
 @pytest.mark.usefixtures("outcomes")
 def test_what_was_killed_goes_on_where_it_was_and_what_is_finished_is_not_done_again(folder: Path) -> None:
     cut_off(folder, "before", recorded=False)

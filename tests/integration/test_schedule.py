@@ -23,8 +23,6 @@ from controlmill.testing.picture_server import PictureServer
 from controlmill.testing.ray_head import RayHead
 from flows.engines import RunServer
 
-pytestmark = pytest.mark.timeout(900)
-
 POOL = "here"
 Ask = Callable[..., Any]
 

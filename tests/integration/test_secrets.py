@@ -1,18 +1,22 @@
 """Secrets of a run are nowhere in what it writes, and nothing of it listens where others could reach it."""
 
+import json
 import shutil
 import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import psutil
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from controlmill.testing.command import Command
+from controlmill.testing.http_server import answer
 from controlmill.testing.picture_server import PictureServer
 from controlmill.testing.s3 import BUCKET, S3Server
 from controlmill.testing.tiny_sd import write_tiny_sd
@@ -21,6 +25,11 @@ pytestmark = pytest.mark.timeout(1200)
 
 KEY, TOKEN, PASSWORD, HOOK = (f"s3cr3t{name}0123456789" for name in ("Key", "Token", "Password", "Hook"))
 SECRETS = (KEY, TOKEN, PASSWORD, HOOK)
+# it counts as followed at the first evaluation whose gain is above nothing
+EAGER = {
+    "num_probe_rows": 4, "probe_steps": 1, "following_p": 0.99, "following_gain": 1e-9, "following_evaluations": 1,
+    "controllability": False,
+}  # fmt: skip
 LOOPBACK = ("127.", "::1", "::ffff:127.")
 
 
@@ -33,6 +42,8 @@ class Ran:
     dataset: Path
     listened: set[tuple[str, int]]
     """Every address at which a process of theirs was seen to listen."""
+    posted: list[dict[str, Any]]
+    """What the webhook got."""
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +53,8 @@ def ran() -> Iterator[Ran]:
         with PictureServer() as server, S3Server() as s3, pytest.MonkeyPatch.context() as patch:
             environment = {
                 **s3.environment, "AWS_SECRET_ACCESS_KEY": KEY, "HF_TOKEN": TOKEN, "RAY_TMPDIR": str(folder / "ray"),
-                "CONTROLMILL_WEBHOOK_URL": server.url(f"/{HOOK}"), "XDG_DATA_HOME": str(folder / "data"),
-                "PREFECT_HOME": str(folder / "prefect"), "TMPDIR": str(folder), "RAY_raylet_start_wait_time_s": "200",
+                "XDG_DATA_HOME": str(folder / "data"), "PREFECT_HOME": str(folder / "prefect"), "TMPDIR": str(folder),
+                "RAY_raylet_start_wait_time_s": "200",
             }  # fmt: skip
             for name, value in environment.items():
                 patch.setenv(name, value)
@@ -60,9 +71,12 @@ def _run(folder: Path, server: PictureServer, s3: S3Server) -> Ran:
     base = write_tiny_sd(folder / "base", unet_widths=(16, 16, 16, 16))
     build = ["build", "--url-list", str(folder / "urls.txt"), "--output-folder", uri, "--image-size", "64"]
     build += ["--resize-mode", "center_crop", "--allow-private-networks", "--annotators", "canny"]
-    train = ["train", uri, "--condition", "canny", "--keep-empty-hints", "--resolution", "64", "--no-preflight"]
-    train += ["--pretrained_model_name_or_path", str(base), "--train_batch_size", "1", "--max_train_steps", "2"]
-    train += ["--num-probe-rows", "0", "--report_to", "tensorboard", "--output_dir", str(folder / "run")]
+    server.routes[f"/{HOOK}"] = answer()
+    options = folder / "train.yaml"
+    options.write_text(yaml.safe_dump({**EAGER, "webhook_url": server.url(f"/{HOOK}")}))
+    train = ["train", uri, str(options), "--condition", "canny", "--keep-empty-hints", "--resolution", "64"]
+    train += ["--pretrained_model_name_or_path", str(base), "--train_batch_size", "1", "--max_train_steps", "4"]
+    train += ["--no-preflight", "--report_to", "tensorboard", "--output_dir", str(folder / "run")]
     listened: set[tuple[str, int]] = set()
     for words in (build, train):
         command = Command(words, folder / f"{words[0]}.log")
@@ -75,9 +89,10 @@ def _run(folder: Path, server: PictureServer, s3: S3Server) -> Ran:
                 process.kill()
             watcher.join()
     (folder / "urls.txt").unlink()
+    options.unlink()
     bucket = fsspec.filesystem("s3", endpoint_url=s3.endpoint_url, key="any", secret="any", skip_instance_cache=True)  # noqa: S106
     bucket.get(f"{BUCKET}/set", str(folder / "dataset"), recursive=True)
-    return Ran(folder, folder / "dataset", listened)
+    return Ran(folder, folder / "dataset", listened, [json.loads(one.body) for one in server.asked(f"/{HOOK}")])
 
 
 def _watch(command: Command, listened: set[tuple[str, int]]) -> None:
@@ -128,3 +143,8 @@ def test_layers_that_are_handed_on_hold_addresses_without_passwords(ran: Ran) ->
 def test_nothing_listens_where_others_could_reach_it(ran: Ran) -> None:
     assert len(ran.listened) > 3  # Prefect's server, and Ray's control store, raylet and agents
     assert {address for address in ran.listened if not address[0].startswith(LOOPBACK)} == set()
+
+
+def test_the_webhook_of_the_options_is_told_of_convergence(ran: Ran) -> None:
+    assert [message["event"] for message in ran.posted] == ["control_following"]
+    assert ran.posted[0]["output_dir"] == str(ran.folder / "run")

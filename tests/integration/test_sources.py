@@ -9,12 +9,9 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 
 from controlmill.testing.command import Finished, parquet_hashes
 from controlmill.testing.picture_server import PictureServer
-
-pytestmark = pytest.mark.timeout(900)
 
 Run = Callable[..., Finished]
 

@@ -62,7 +62,6 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-@pytest.mark.timeout(900)
 def test_related_hints_are_followed_suddenly(runs: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     found = analysed(runs["related"], capsys)
     assert 15 <= found["following"] <= 85
@@ -76,7 +75,6 @@ def test_related_hints_are_followed_suddenly(runs: dict[str, Path], capsys: pyte
         assert forecast["low"] <= forecast["expected"] <= forecast["high"]
 
 
-@pytest.mark.timeout(900)
 def test_it_went_on_as_long_as_it_was_told_to(runs: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     at = analysed(runs["related"], capsys)["following"]
     assert len(lines(runs["related"] / "metrics.jsonl")) == min(at + 55, NUM_UPDATES)
@@ -85,7 +83,6 @@ def test_it_went_on_as_long_as_it_was_told_to(runs: dict[str, Path], capsys: pyt
     assert "Convergence at update " in (runs["related"] / "README.md").read_text()
 
 
-@pytest.mark.timeout(900)
 def test_generated_images_confirm_it(runs: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     following = analysed(runs["related"], capsys)["following"]
     measured = lines(runs["related"] / "controllability.jsonl")
@@ -106,7 +103,6 @@ def test_generated_images_confirm_it(runs: dict[str, Path], capsys: pytest.Captu
     assert pictures == [f"{line['update']:06d}.png" for line in measured]
 
 
-@pytest.mark.timeout(900)
 def test_it_is_evaluated_offline(runs: dict[str, Path], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     words = ["--num-rows", "4", "--num-inference-steps", "2", "--out", str(tmp_path / "found.json")]
     assert main(["evaluate", str(runs["related"]), *words]) == 0
@@ -119,7 +115,6 @@ def test_it_is_evaluated_offline(runs: dict[str, Path], capsys: pytest.CaptureFi
     assert (tmp_path / "found.png").stat().st_size > 1000
 
 
-@pytest.mark.timeout(900)
 def test_unrelated_hints_stay_silent(runs: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     found = analysed(runs["unrelated"], capsys)
     assert found["following"] is None

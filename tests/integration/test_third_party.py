@@ -16,8 +16,6 @@ from flows.engines import RunServer
 from storage.dataset import Dataset
 from storage.verify import verify
 
-pytestmark = pytest.mark.timeout(900)
-
 Run = Callable[..., Finished]
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "third_party_annotator"

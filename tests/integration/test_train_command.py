@@ -34,7 +34,6 @@ def ranks(command: Command) -> list[psutil.Process]:
     return found
 
 
-@pytest.mark.timeout(900)
 def test_a_rank_that_is_killed_costs_an_interval_at_most(words: list[str], tmp_path: Path) -> None:
     output = tmp_path / "run"
     options = ["--num-workers", "2", "--zero-stage", "1", "--checkpointing_steps", "4", "--no-preflight"]
@@ -55,7 +54,6 @@ def test_a_rank_that_is_killed_costs_an_interval_at_most(words: list[str], tmp_p
     assert (output / "controlnet" / "config.json").is_file()
 
 
-@pytest.mark.timeout(900)
 def test_ctrl_c_stops_in_order_and_says_how_to_go_on(words: list[str], tmp_path: Path) -> None:
     output = tmp_path / "run"
     options = [*words, "--checkpointing_steps", "2", "--no-preflight", "--output_dir", str(output)]
@@ -76,7 +74,6 @@ def test_ctrl_c_stops_in_order_and_says_how_to_go_on(words: list[str], tmp_path:
     assert [line["update"] for line in lines] == list(range(1, last + 3))
 
 
-@pytest.mark.timeout(900)
 def test_what_is_wrong_is_told_in_one_line(words: list[str], tmp_path: Path) -> None:
     refused = run(*words, "--output_dir", tmp_path / "run", "--max_train_steps", 2, "--max_timestep", 5000, limit_s=200)
     assert refused.exit_code == 2, refused.errors

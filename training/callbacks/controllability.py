@@ -10,7 +10,7 @@ from controlmill.errors import ControlmillError, ReadBackError
 from training.callbacks.base import Callback, RunContext, UpdateMetrics
 from training.controllability import SCORES
 from training.controllability_cost import cost_in_updates, default_num_rows
-from training.controllability_grid import as_png, grid, grid_name
+from training.controllability_grid import grid, grid_name
 from training.controllability_result import Baseline, Controllability
 from training.controllability_run import (
     Measured,
@@ -22,6 +22,7 @@ from training.controllability_run import (
     measure_real,
     undisturbed,
 )
+from training.pictures import as_png
 from training.sample import Sampling
 
 if TYPE_CHECKING:

@@ -62,3 +62,33 @@ def test_a_file_that_does_not_fit_is_named(tmp_path: Path) -> None:
     path.write_text("url_list: urls.txt\noutput_folder: there\nimage_sise: 3\n")
     with pytest.raises(ConfigError, match=r"wrong\.yaml: image_sise: .*image_size"):
         options_of(str(path), "BuildConfig")
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        (
+            "BuildConfig",
+            {"url_list": "urls.txt", "output_folder": "s3://user:hidden@bucket/there"},
+            "output_folder: holds an URI with a user name or password",
+        ),
+        (
+            "TrainConfig",
+            {
+                "train_data_dir": "there",
+                "condition": "canny",
+                "pretrained_model_name_or_path": "base",
+                "webhook_url": "https://hidden",
+            },
+            "webhook_url: .*set CONTROLMILL_WEBHOOK_URL where the worker",
+        ),
+    ],
+)
+def test_what_the_page_must_not_show_is_refused(
+    tmp_path: Path, model: str, options: dict[str, str], message: str
+) -> None:
+    path = tmp_path / "secret.yaml"
+    path.write_text(yaml.safe_dump(options))
+    with pytest.raises(ConfigError, match=rf"secret\.yaml: {message}") as caught:
+        options_of(str(path), model)
+    assert "hidden" not in str(caught.value)

@@ -134,3 +134,12 @@ def test_the_code_travels_where_it_is_asked_to(folder: Path) -> None:
 def test_what_a_list_of_jobs_shows_has_no_password() -> None:
     config = build(output_folder="https://user:password@host/set?signature=abc", url_list="s3://bucket/urls.txt")
     assert described(config) == "https://***@host/set?***"
+
+
+def test_a_secret_is_refused_rather_than_lost(folder: Path) -> None:
+    options = {"train_data_dir": BUCKET, "condition": "canny", "pretrained_model_name_or_path": "base"}
+    config = validate(TrainConfig, {**options, "webhook_url": "https://hidden.example.org"})
+    with pytest.raises(ConfigError, match="webhook_url: .*--env CONTROLMILL_WEBHOOK_URL") as caught:
+        write_job_folder(folder, "train", config, with_code=False)
+    assert "hidden" not in str(caught.value)
+    assert not list(folder.iterdir())
