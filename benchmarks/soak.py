@@ -11,6 +11,7 @@ import argparse
 import os
 import random
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -43,6 +44,7 @@ SLACK_BYTES = 48 * 1024 * 1024
 WARM_ROUNDS = 2
 KILL_WITHIN_S = {"build": 12.0, "annotate": 20.0, "train": 30.0}
 MIB = 1024 * 1024
+_LIMIT_S = 600
 
 
 @dataclass
@@ -128,7 +130,12 @@ class Soak:
                 self.kills[f"{victim} of {name}"] += 1
                 victim = None
             family = command.family()
-            code = command.process.wait()
+            try:
+                code = command.process.wait(_LIMIT_S)
+            except subprocess.TimeoutExpired:
+                command.kill("tree", self.rng)
+                self.problems.append(f"{name} did not end within {_LIMIT_S} s: {command.output[-1500:]}")
+                return
             left = wait_gone([process for process in family if process.pid != command.process.pid], 60)
             self.problems += [f"{name}: left over: {_name(process)}" for process in left]
             if code == 0 and victim is None:

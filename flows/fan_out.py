@@ -62,7 +62,8 @@ class FanOut:
         """Yield each job with its result as it ends, and None twice a second while nothing does.
 
         `next_job` gives the next one of a lane, None while there is none yet; the run ends when `finished` and nothing
-        is in flight. The first exception of a job is raised here, with everything in flight cancelled.
+        is in flight. The first exception of a job is raised here; what is in flight then ends with the caller's
+        connection to Ray.
         """
         with RayTaskRunner() as runner, DeferredTermination() as termination:
             try:
@@ -81,7 +82,9 @@ class FanOut:
                 time.sleep(COMING_S)
                 raise
             finally:
-                self._cancel()
+                # It ends with Ray, or with the connection to it. ray.cancel can meet an answer that is on its way, and
+                # Ray 2.60 aborts the process then ("Tried to complete task that was not pending"; ray#54527).
+                self._in_flight.clear()
 
     def _fill(self, runner: RayTaskRunner[Any], next_job: Callable[[str], Job | None]) -> None:
         for name, lane in self._lanes.items():
@@ -117,11 +120,6 @@ class FanOut:
             f"shard {job.shard:05d}: Ray failed ({type(error).__name__}); nothing is half-written, "
             "run the same command again"
         )
-
-    def _cancel(self) -> None:
-        for reference in self._in_flight:
-            ray.cancel(reference, force=True)
-        self._in_flight.clear()
 
 
 def _mark_crashed(task_run_id: UUID, message: str) -> None:

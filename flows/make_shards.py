@@ -27,7 +27,7 @@ def make_shards(
     """Make what the planned shards lack, on the Ray that this process is connected to.
 
     Shards without images are pulled when `options` are `ShardOptions`, and left alone when they are not. Raises the
-    first error of a shard; the others that are under way are cancelled, and nothing of them is committed.
+    first error of a shard; the others that are under way end with the connection to Ray, committed whole or not at all.
     """
     planner.check(timeout_s=None)
     num_parallel = engine.processes_count or num_cpus

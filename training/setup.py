@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from controlmill.errors import ConfigError
 from storage.filesystem import redact
 from training.base_files import find_base
 from training.base_model import BaseModel
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 _COMPILED = frozenset({"ResnetBlock2D", "BasicTransformerBlock"})
 """Diffusers' blocks, which make up nearly all of the time."""
+_MAX_TRANSLATIONS = 64
 
 
 @dataclass
@@ -94,6 +96,8 @@ def _engine(config: "TrainConfig", place: Place, controlnets: "ControlNets", *, 
     if universal:
         made["checkpoint"] = {**made.get("checkpoint", {}), "load_universal": True}
     trained = [parameter for parameter in controlnets.parameters() if parameter.requires_grad]
+    if config.offload_optimizer == "nvme":
+        check_nvme_offload(place)
     optimizer: Any = (
         _offloaded_optimizer(config, trained, place)
         if made.get("zero_force_ds_cpu_optimizer")
@@ -117,6 +121,19 @@ def _offloaded_optimizer(config: "TrainConfig", parameters: "Sequence[torch.nn.P
     )
 
 
+def check_nvme_offload(place: Place) -> None:
+    """Raise `ConfigError` where DeepSpeed cannot compile its access to disks, which it does at the first use."""
+    from training.engine import import_deepspeed
+
+    import_deepspeed(place.device)
+    builders: Any = importlib.import_module("deepspeed.ops.op_builder")
+    if not builders.AsyncIOBuilder().is_compatible(verbose=False):
+        raise ConfigError(
+            "offload_optimizer nvme: DeepSpeed compiles its access to disks, which needs a C++ compiler and libaio on "
+            "every machine: install libaio-dev (Debian) or libaio-devel (Fedora), or use offload_optimizer cpu"
+        )
+
+
 @contextmanager
 def assembled(config: "TrainConfig", place: Place, callbacks: "list[Callback]") -> Iterator[Assembled]:
     """Put a run together, from its start or from a checkpoint; closed behind the `with` block.
@@ -136,10 +153,11 @@ def assembled(config: "TrainConfig", place: Place, callbacks: "list[Callback]") 
         controlnets = create(base, config, config.seed, num_conditions=len(config.condition)).to(place.device)
         if config.gradient_checkpointing:
             controlnets.enable_gradient_checkpointing()
-        if config.torch_compile:
-            compile_blocks(base.unet, controlnets)
         if start is None and config.preflight and place.is_first:
             _look_first(config, place, base, controlnets, reader)
+        # behind preflight: blocks that torch.compile sees first while FLOPs are counted stay as they are for good
+        if config.torch_compile:
+            compile_blocks(base.unet, controlnets)
         universal = start is not None and needs_universal(start[1], place)
         engine = _engine(config, place, controlnets, universal=universal)
         stack.callback(engine.close)
@@ -185,7 +203,13 @@ def findings_here(config: "TrainConfig") -> list[Finding]:
 
 
 def compile_blocks(*networks: torch.nn.Module) -> None:
-    """Let torch.compile translate the blocks of networks at their first use; alike ones share the translation."""
+    """Let torch.compile translate the blocks of networks at their first use; alike ones share the translation.
+
+    Blocks differ in channels, sizes and whether gradients flow: an SD UNet has more kinds of them than the eight that
+    torch translates of one class before it leaves the others as they are.
+    """
+    settings: Any = importlib.import_module("torch._dynamo.config")
+    settings.recompile_limit = max(settings.recompile_limit, _MAX_TRANSLATIONS)
     for network in networks:
         for block in network.modules():
             if type(block).__name__ in _COMPILED:
