@@ -8,7 +8,7 @@
     │   └── SourceChangedError       3  it is not the list that the dataset was started from
     ├── StorageError                 4
     │   ├── DatasetMissingError      4  no dataset at this place
-    │   ├── DatasetLockedError       4  another controlmill writes to it
+    │   ├── FolderLockedError        4  another controlmill writes to it
     │   ├── DatasetMismatchError     4  it was built with other options, or by a newer version
     │   ├── CorruptShardError        4  a file does not match its commit record
     │   └── StorageWriteError        4  disk full, no permission, read-only
@@ -74,8 +74,8 @@ class DatasetMissingError(StorageError):
     """There is no dataset at this place."""
 
 
-class DatasetLockedError(StorageError):
-    """Another controlmill process is writing to this dataset."""
+class FolderLockedError(StorageError):
+    """Another controlmill process is writing to this dataset or run."""
 
 
 class DatasetMismatchError(StorageError):

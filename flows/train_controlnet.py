@@ -14,6 +14,7 @@ from flows.page import on_page
 from flows.run_name import named
 from flows.webhook import Webhook, webhook_url
 from storage.dataset import Dataset
+from storage.lock import locked
 from tasks.read_back import read_backs_of
 from training.outcome import Outcome
 
@@ -36,7 +37,12 @@ def train_controlnet(config: TrainConfig) -> Outcome:
         publish(record["event"], fields, config)
         webhook.tell(record["event"], fields)
 
-    with on_page(), Webhook(webhook_url(config), config.output_dir) as webhook, ray_cluster(config.engine):
+    with (
+        on_page(),
+        locked(config.output_dir),
+        Webhook(webhook_url(config), config.output_dir) as webhook,
+        ray_cluster(config.engine),
+    ):
         from training.launch import launch
 
         return launch(config, tell, read_backs_of(Dataset.open(config.train_data_dir), config.condition))

@@ -1,22 +1,18 @@
 """A dataset: a folder, on the local disk or behind an fsspec URI, of layers."""
 
-import fcntl
 import json
-import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-from controlmill.errors import DatasetLockedError, DatasetMismatchError, DatasetMissingError, StorageError
+from controlmill.errors import DatasetMismatchError, DatasetMissingError
 from storage.description import FORMAT_VERSION, Description
-from storage.filesystem import Files, is_leftover, open_files, redact, writing
+from storage.filesystem import Files, is_leftover, open_files, redact
 from storage.layer import FAILURES, Layer
+from storage.lock import locked
 
 DESCRIPTION_NAME = "dataset.json"
-LOCK_NAME = ".controlmill.lock"
 
 _describe_lock = threading.Lock()
 
@@ -125,25 +121,13 @@ class Dataset:
                 self._write_description(new)
             return new
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Keep every other controlmill process from writing here; remote file systems have no locks, so nothing there.
+    def lock(self) -> AbstractContextManager[None]:
+        """Keep every other controlmill process from writing here, see `storage.lock`.
 
         Raises:
-            DatasetLockedError: another process has it; the message names it.
+            FolderLockedError: another process has it; the message names it.
         """
-        if not self.files.is_local:
-            yield
-            return
-        self.files.make_folder(self.root)
-        path = Path(self.root) / LOCK_NAME
-        with writing(str(path)):
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            _take(descriptor, self.uri)
-            yield
-        finally:
-            os.close(descriptor)
+        return locked(self.uri)
 
     def remove_leftovers(self) -> int:
         """Delete the temporary files of dead runs and return their number; only the holder of the lock calls this."""
@@ -202,17 +186,3 @@ class Dataset:
     def _write_description(self, description: Description) -> None:
         data = description.model_dump_json(indent=2).encode() + b"\n"
         self.files.write(f"{self.root}/{DESCRIPTION_NAME}", data)
-
-
-def _take(descriptor: int, uri: str) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
-        raise DatasetLockedError(
-            f"{redact(uri)} is in use by another controlmill (process {holder}): wait for it or stop it"
-        ) from error
-    except OSError as error:
-        raise StorageError(f"cannot lock {redact(uri)}: {error.strerror}") from error
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)

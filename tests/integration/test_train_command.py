@@ -9,6 +9,7 @@ import pytest
 from controlmill.testing.command import Command, run, wait_gone
 from controlmill.testing.tiny_sd import write_tiny_sd
 from controlmill.testing.training_set import write_training_set
+from storage.lock import locked
 
 NUM_UPDATES = 16
 
@@ -78,3 +79,11 @@ def test_what_is_wrong_is_told_in_one_line(words: list[str], tmp_path: Path) -> 
     refused = run(*words, "--output_dir", tmp_path / "run", "--max_train_steps", 2, "--max_timestep", 5000, limit_s=200)
     assert refused.exit_code == 2, refused.errors
     assert refused.errors.splitlines()[-1].startswith("error: min_timestep, max_timestep: 0 to 5000 is not within")
+
+
+def test_two_do_not_train_in_one_folder(words: list[str], tmp_path: Path) -> None:
+    with locked(str(tmp_path / "run")):
+        refused = run(*words, "--output_dir", tmp_path / "run", "--max_train_steps", 2, limit_s=200)
+    assert refused.exit_code == 4, refused.errors
+    assert refused.errors.splitlines()[-1].startswith(f"error: {tmp_path / 'run'} is in use by another controlmill")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".controlmill.lock"]

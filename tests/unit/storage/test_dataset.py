@@ -1,13 +1,11 @@
 import json
 import pickle
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from controlmill.errors import DatasetLockedError, DatasetMismatchError, DatasetMissingError
+from controlmill.errors import DatasetMismatchError, DatasetMissingError
 from storage.dataset import Dataset
 from storage.description import Description, PlanEntry, SourceDescription
 from storage.record import CommitRecord
@@ -77,29 +75,6 @@ def test_layers_are_folders_without_the_failures(dataset: Dataset, write_shard: 
     write_shard("failures")
     Path(dataset.root, ".cache").mkdir()
     assert dataset.layers() == ["canny", "image"]
-
-
-_HOLD = """
-import sys
-from storage.dataset import Dataset
-with Dataset(sys.argv[1]).lock():
-    print("locked", flush=True)
-    sys.stdin.read()
-"""
-
-
-def test_the_lock_names_its_holder_and_dies_with_it(dataset: Dataset) -> None:
-    command = [sys.executable, "-c", _HOLD, dataset.uri]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == b"locked\n"
-        message = rf"in use by another controlmill \(process {holder.pid}\)"
-        with pytest.raises(DatasetLockedError, match=message), dataset.lock():
-            pytest.fail("the lock was given twice")
-        holder.kill()
-        holder.wait()
-    with dataset.lock():
-        pass
 
 
 def test_leftovers_of_dead_runs_go(dataset: Dataset, write_shard: WriteShard) -> None:
