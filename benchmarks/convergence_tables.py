@@ -5,9 +5,11 @@ from statistics import fmean, median
 from typing import Any
 
 from convergence_findings import Findings
+from convergence_thresholds import thresholds
+from convergence_words import FOLLOWING_WITHIN, head, off, row, target, update_of
 
 _WAYS = ((0.0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0))
-_FOLLOWING_WITHIN, _MOST_OFFSET = (-0.40, 0.10), 0.08
+_MOST_OFFSET = 0.08
 _FORECAST_BY, _FORECAST_WITHIN, _FORECAST_IN = 0.75, 0.25, 0.80
 _MOST_COST = 0.03
 
@@ -56,6 +58,7 @@ def tables(found: Sequence[Findings], sooner: Sequence[Findings], costs: dict[st
         lines += ["", "## Hints of other images", "", *_unrelated(unrelated)]
     if related:
         lines += ["", "## What was to be reached", "", *_targets(related, unrelated)]
+        lines += ["", "## Other thresholds of `following`", "", *thresholds(related, unrelated)]
         lines += ["", "## Forecasts", "", *_forecasts(related, unrelated)]
         lines += ["", "## What the training loss alone shows", "", *_losses(related, unrelated)]
     if sooner:
@@ -68,35 +71,19 @@ def tables(found: Sequence[Findings], sooner: Sequence[Findings], costs: dict[st
 def _related(found: Sequence[Findings]) -> list[str]:
     names = ["run", "", "updates", "midpoint (by F1)", "`following`", "s50 at `settled`", "s50 of the whole run",
              "95 % interval", "label (R, rho)", "largest gain", "overlap at the end"]  # fmt: skip
-    lines = _head(names)
+    lines = head(names)
     for one in found:
         values = one.values
         shape = ", ".join("-" if values[name] is None else f"{values[name]:.2f}" for name in ("R", "rho"))
         cells = [
-            one.spec.name, one.spec.what, str(one.spec.updates), f"{_update(one.middle)} ({_update(one.middle_f1)})",
-            _off(one, values["following"]), _off(one, one.s50_when_settled), _off(one, values["convergence_update"]),
+            one.spec.name, one.spec.what, str(one.spec.updates),
+            f"{update_of(one.middle)} ({update_of(one.middle_f1)})",
+            off(one, values["following"]), off(one, one.s50_when_settled), off(one, values["convergence_update"]),
             f"{_interval(values['ci95'])}{_holds(one)}", f"{values['label'] or '-'} ({shape})",
             f"{values['max_gain']:.2f}", f"{one.overlap_at_end:.2f}",
         ]  # fmt: skip
-        lines.append(_row(cells))
+        lines.append(row(cells))
     return [*lines, "", "In brackets the distance from the midpoint, as a part of the way to it."]
-
-
-def _head(names: Sequence[str]) -> list[str]:
-    return [_row(names), "|" + "---|" * len(names)]
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _update(update: float | None) -> str:
-    return "-" if update is None else f"{update:.0f}"
-
-
-def _off(one: Findings, update: float | None) -> str:
-    offset = one.offset(update)
-    return _update(update) if offset is None else f"{_update(update)} ({offset:+.0%})"
 
 
 def _interval(bounds: Sequence[float] | None) -> str:
@@ -112,20 +99,20 @@ def _holds(one: Findings) -> str:
 
 def _unrelated(found: Sequence[Findings]) -> list[str]:
     names = ["run", "", "updates", "evaluations", "`onset`", "`following`", "largest gain", "largest S", "forecasts"]
-    lines = _head(names)
+    lines = head(names)
     for one in found:
         values, seen = one.values, one.report.detector.evaluations
         cells = [
-            one.spec.name, one.spec.what, str(one.spec.updates), str(len(seen)), _update(values["onset"]),
-            _update(values["following"]), f"{values['max_gain']:.4f}", f"{largest_sensitivity(one):.2f}",
+            one.spec.name, one.spec.what, str(one.spec.updates), str(len(seen)), update_of(values["onset"]),
+            update_of(values["following"]), f"{values['max_gain']:.4f}", f"{largest_sensitivity(one):.2f}",
             str(len(values["forecasts"])),
         ]  # fmt: skip
-        lines.append(_row(cells))
+        lines.append(row(cells))
     return lines
 
 
 def _targets(related: Sequence[Findings], unrelated: Sequence[Findings]) -> list[str]:
-    low, high = _FOLLOWING_WITHIN
+    low, high = FOLLOWING_WITHIN
     alarms = [one for one in unrelated if one.values["following"] is not None]
     converged = [one for one in related if one.has_converged]
     missed = [one for one in converged if one.values["following"] is None]
@@ -133,14 +120,14 @@ def _targets(related: Sequence[Findings], unrelated: Sequence[Findings]) -> list
     following = [offset for offset in early if offset is not None]
     inside = [offset for offset in following if low <= offset <= high]
     lines = [
-        _target("no false alarm", not alarms, f"{len(alarms)} of {len(unrelated)} negative controls"),
-        _target("no miss", not missed, f"{len(missed)} of {len(converged)} runs whose samples obey their hints"),
+        target("no false alarm", not alarms, f"{len(alarms)} of {len(unrelated)} negative controls"),
+        target("no miss", not missed, f"{len(missed)} of {len(converged)} runs whose samples obey their hints"),
     ]
     if following:
         span = f"median {median(following):+.0%}, from {min(following):+.0%} to {max(following):+.0%}"
         what = f"`following` within {low:+.0%} to {high:+.0%} of the midpoint"
         said = f"{len(inside)} of {len(following)} runs; {span}"
-        lines.append(_target(what, len(inside) == len(following), said))
+        lines.append(target(what, len(inside) == len(following), said))
     for name, updates in (
         ("s50 of the whole run", [one.values["convergence_update"] for one in related]),
         ("s50 at `settled`", [one.s50_when_settled for one in related]),
@@ -159,11 +146,7 @@ def _offset_target(name: str, offsets: list[float], num_runs: int) -> list[str]:
     middle = median(abs(offset) for offset in offsets)
     span = f"signed median {median(offsets):+.1%}, from {min(offsets):+.0%} to {max(offsets):+.0%}"
     what = f"{name}: median distance from the midpoint at most {_MOST_OFFSET:.0%}"
-    return [_target(what, middle <= _MOST_OFFSET, f"{middle:.1%} over {len(offsets)} of {num_runs} runs; {span}")]
-
-
-def _target(what: str, is_reached: bool, said: str) -> str:  # noqa: FBT001
-    return f"- {what}: {'reached' if is_reached else '**not reached**'} ({said})."
+    return [target(what, middle <= _MOST_OFFSET, f"{middle:.1%} over {len(offsets)} of {num_runs} runs; {span}")]
 
 
 def _last_forecast(one: Findings) -> float | None:
@@ -182,12 +165,12 @@ def _forecast_target(related: Sequence[Findings]) -> str:
     share = len(near) / len(related)
     within = f"within {_FORECAST_WITHIN:.0%} in {_FORECAST_IN:.0%} of runs"
     said = f"{len(near)} of {len(related)} runs, {share:.0%}; {len(related) - len(made)} had made none by then"
-    return _target(f"the last forecast by {_FORECAST_BY:.0%} of the way {within}", share >= _FORECAST_IN, said)
+    return target(f"the last forecast by {_FORECAST_BY:.0%} of the way {within}", share >= _FORECAST_IN, said)
 
 
 def _forecasts(related: Sequence[Findings], unrelated: Sequence[Findings]) -> list[str]:
     lines = ["A forecast says when `following` is to come, and is compared with when it came.", ""]
-    lines += _head(
+    lines += head(
         ["made at, of the way", "forecasts", "in runs", "within 25 %", "median error", "largest", "interval holds it"]
     )
     for low, high in _WAYS:
@@ -205,7 +188,7 @@ def _forecasts(related: Sequence[Findings], unrelated: Sequence[Findings]) -> li
             holding = sum(holds for *_, holds in made) / len(made)
             largest = max(errors, key=abs)
             cells += [f"{near:.0%}", f"{median(errors):+.0%}", f"{largest:+.0%}", f"{holding:.0%}"]
-        lines.append(_row(cells + ["-"] * (7 - len(cells))))
+        lines.append(row(cells + ["-"] * (7 - len(cells))))
     wrong = sum(len(one.values["forecasts"]) for one in unrelated)
     num_wrong = sum(bool(one.values["forecasts"]) for one in unrelated)
     return [
@@ -217,14 +200,14 @@ def _forecasts(related: Sequence[Findings], unrelated: Sequence[Findings]) -> li
 
 def _losses(related: Sequence[Findings], unrelated: Sequence[Findings]) -> list[str]:
     lines = [_LOSS_RULES, ""]
-    lines += _head(
+    lines += head(
         ["run", "", "midpoint", "loss at the start, at the end", "`following` of the loss", "s50 of the loss"]
     )
     for one in [*related, *unrelated]:
         start, end = fmean(loss for _, loss in one.losses[:3]), fmean(loss for _, loss in one.losses[-3:])
         fall = f"{start:.4f}, {end:.4f} ({end / start - 1:+.0%})"
-        cells = [one.spec.name, one.spec.what, _update(one.middle), fall]
-        lines.append(_row([*cells, _off(one, one.loss_fell_at), _off(one, one.loss_step)]))
+        cells = [one.spec.name, one.spec.what, update_of(one.middle), fall]
+        lines.append(row([*cells, off(one, one.loss_fell_at), off(one, one.loss_step)]))
     lines.append("")
     for title, is_late in (("all timesteps", False), ("timesteps from 300 on", True)):
         lines.append(_loss_sentence(title, [one for one in related if one.is_late == is_late],
@@ -235,11 +218,11 @@ def _losses(related: Sequence[Findings], unrelated: Sequence[Findings]) -> list[
 def _loss_sentence(title: str, related: Sequence[Findings], unrelated: Sequence[Findings]) -> str:
     found = [one.offset(one.loss_fell_at) for one in related if one.loss_fell_at is not None]
     offsets = [offset for offset in found if offset is not None]
-    near = sum(_FOLLOWING_WITHIN[0] <= offset <= _FOLLOWING_WITHIN[1] for offset in offsets)
+    near = sum(FOLLOWING_WITHIN[0] <= offset <= FOLLOWING_WITHIN[1] for offset in offsets)
     forced = [abs(offset) for one in related if (offset := one.offset(one.loss_step)) is not None]
     alarms = sum(one.loss_fell_at is not None for one in unrelated)
     named = sum(one.loss_step is not None for one in unrelated)
-    within = f"within {_FOLLOWING_WITHIN[0]:+.0%} to {_FOLLOWING_WITHIN[1]:+.0%} of the midpoint"
+    within = f"within {FOLLOWING_WITHIN[0]:+.0%} to {FOLLOWING_WITHIN[1]:+.0%} of the midpoint"
     away = f"{median(forced):.0%}" if forced else "-"
     return (
         f"- Trained on {title}: the loss tells of something in {len(found)} of {len(related)} runs, in {near} "
@@ -251,7 +234,7 @@ def _loss_sentence(title: str, related: Sequence[Findings], unrelated: Sequence[
 def _sooner(found: Sequence[Findings]) -> list[str]:
     num_updates = found[0].spec.updates
     lines = [_SOONER.format(updates=num_updates), ""]
-    lines += _head(
+    lines += head(
         [
             "`hint_init`, timesteps while searching",
             "`following`, by seed",
@@ -266,21 +249,21 @@ def _sooner(found: Sequence[Findings]) -> list[str]:
         if not runs:
             continue
         reached[name] = [one.values["following"] for one in runs if one.values["following"] is not None]
-        cells = [meaning, ", ".join(_update(one.values["following"]) for one in runs)]
+        cells = [meaning, ", ".join(update_of(one.values["following"]) for one in runs)]
         cells += [f"{fmean(one.overlap_at_end for one in runs):.2f}", f"{fmean(one.f1_at_end for one in runs):.2f}"]
-        lines.append(_row([*cells, f"{max(map(largest_sensitivity, runs)):.2g}"]))
+        lines.append(row([*cells, f"{max(map(largest_sensitivity, runs)):.2g}"]))
     lines.append("")
     pairs = [("init", "plain"), ("range", "plain"), ("both", "init")]
     return [*lines, *(_compared(*pair, reached, num_updates) for pair in pairs if set(pair) <= set(reached))]
 
 
 def _compared(name: str, other: str, reached: dict[str, list[int]], num_updates: int) -> str:
-    head = f"- {_OPTIONS[name]}, against {_OPTIONS[other]}: "
+    said = f"- {_OPTIONS[name]}, against {_OPTIONS[other]}: "
     silent = [_OPTIONS[each] for each in (name, other) if not reached[each]]
     if silent:
-        return f"{head}no run of {' or of '.join(silent)} converged within {num_updates} updates."
+        return f"{said}no run of {' or of '.join(silent)} converged within {num_updates} updates."
     ours, theirs = median(reached[name]), median(reached[other])
-    return f"{head}`following` after {ours / theirs:.2f} times the updates (medians {ours:.0f} and {theirs:.0f})."
+    return f"{said}`following` after {ours / theirs:.2f} times the updates (medians {ours:.0f} and {theirs:.0f})."
 
 
 def _costs(costs: dict[str, dict[str, Any]]) -> list[str]:
@@ -289,7 +272,7 @@ def _costs(costs: dict[str, dict[str, Any]]) -> list[str]:
     if probe:
         share = float(str(probe["share_of_training"]).rstrip("%")) / 100
         what = f"at most {_MOST_COST:.0%} of training time at the default interval"
-        lines.append(_target(what, share <= _MOST_COST, f"`probe_cost` says {share:.1%}, {probe['seconds']} s"))
+        lines.append(target(what, share <= _MOST_COST, f"`probe_cost` says {share:.1%}, {probe['seconds']} s"))
     if len(costs) == 2:
         with_s, without_s = (costs[name]["cpu_s"] for name in ("cost-with", "cost-without"))
         more = f"{with_s / without_s - 1:+.1%}"
