@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import fmean, median, variance
 from typing import Any
 
+import numpy as np
 from convergence_runs import TRUTH, Spec
 
 from training.gain import p_value
@@ -22,6 +23,7 @@ _LEAST_FALL, _CERTAIN, _IN_A_ROW = 0.05, 1e-3, 2
 _PLATEAU = 0.15
 # overlap that is no chance any more: over three standard errors of 24 samples
 _LEAST_RISE = 0.08
+_NUM_DRAWS = 200
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Findings:
     report: Report
     overlap: Curve
     """Overlap of the discs in samples with their own hint, less that with another row's."""
+    middle_interval: tuple[float, float] | None
+    """95 % of the midpoints of that curve when its rows are drawn anew, with replacement."""
     f1: Curve
     """The same of Canny's edges."""
     losses: Curve
@@ -101,6 +105,7 @@ def findings_of(spec: Spec, folder: Path) -> Findings:
         spec,
         analyse(run, {}),
         _difference(truth, "iou"),
+        interval_of_middle(truth),
         _difference(truth, "f1"),
         losses,
         fall_of(groups, spec.every),
@@ -127,6 +132,22 @@ def middle_of(curve: Curve) -> float | None:
         if y0 < level <= y1:
             return x0 + (level - y0) / (y1 - y0) * (x1 - x0)
     return None
+
+
+def interval_of_middle(truth: list[dict[str, Any]]) -> tuple[float, float] | None:
+    """How certain the midpoint of the overlap is, by the bootstrap over rows; None where most draws have none."""
+    updates = [line["update"] for line in truth]
+    rises = np.array([np.subtract(line["iou_own"], line["iou_other"]) for line in truth])
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(_NUM_DRAWS):
+        drawn = rises[:, rng.integers(0, rises.shape[1], rises.shape[1])].mean(1)
+        middle = middle_of(list(zip(updates, drawn.tolist(), strict=True)))
+        found += [] if middle is None else [middle]
+    if len(found) < _NUM_DRAWS / 2:
+        return None
+    low, high = np.percentile(found, [2.5, 97.5])
+    return float(low), float(high)
 
 
 def plateaus(curve: Curve) -> tuple[float, float]:

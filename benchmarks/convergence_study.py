@@ -117,6 +117,11 @@ def report(folder: Path, results: Path) -> None:
     results.mkdir(parents=True, exist_ok=True)
     lines = heading("Sudden convergence: detected, dated, forecast")
     lines += tables(found, [findings_of(spec, folder) for spec in sooner_], {s.name: cost(s, folder) for s in costs_})
+    cpu_s = sum(cost(spec, folder)["cpu_s"] for spec in (*studied_, *sooner_, *costs_))
+    lines += [
+        "",
+        f"The loops of these runs took {cpu_s:,.0f} CPU s, {cpu_s / 120:.0f} minutes of two cores; asked: 30.",
+    ]
     lines += ["", f"![curves of all runs]({stem}.png)", ""]
     (results / f"{stem}.md").write_text("\n".join(lines))
     draw(found, results / f"{stem}.png")

@@ -5,8 +5,9 @@ from statistics import fmean, median
 from typing import Any
 
 from convergence_findings import Findings
+from convergence_sooner import tables_of_sooner
 from convergence_thresholds import thresholds
-from convergence_words import FOLLOWING_WITHIN, head, off, row, target, update_of
+from convergence_words import FOLLOWING_WITHIN, head, largest_sensitivity, off, row, target, update_of
 
 _WAYS = ((0.0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0))
 _MOST_OFFSET = 0.08
@@ -28,17 +29,6 @@ Rules and constants of the detector were set on seven runs of a model of 16 pixe
 taken on the gain, and neither on its log ratio nor on wrong / right - 1, was settled on the first eight of these runs:
 their medians were 8, 9 and 38 %. So the distance of s50 below is not an independent test of that choice."""
 
-
-_SOONER = """\
-Learning rate 3e-4, {updates} updates each, seeds other than above. Overlap and F1: own hint less another row's, means
-over the last 15 % of the run and over seeds."""
-
-_OPTIONS = {
-    "plain": "default, all timesteps",
-    "range": "default, t >= 300 until converged",
-    "init": "kaiming, all timesteps",
-    "both": "kaiming, t >= 300 until converged",
-}
 
 _LOSS_RULES = """\
 The rule of `following`, on the training loss between two evaluations: 5 % below that of the first three, p < 0.001
@@ -62,14 +52,14 @@ def tables(found: Sequence[Findings], sooner: Sequence[Findings], costs: dict[st
         lines += ["", "## Forecasts", "", *_forecasts(related, unrelated)]
         lines += ["", "## What the training loss alone shows", "", *_losses(related, unrelated)]
     if sooner:
-        lines += ["", "## Converge sooner", "", *_sooner(sooner)]
+        lines += ["", "## Converge sooner", "", *tables_of_sooner(sooner)]
     if costs:
         lines += ["", "## What the probe costs", "", *_costs(costs)]
     return lines
 
 
 def _related(found: Sequence[Findings]) -> list[str]:
-    names = ["run", "", "updates", "midpoint (by F1)", "`following`", "s50 at `settled`", "s50 of the whole run",
+    names = ["run", "", "updates", "midpoint, 95 % (by F1)", "`following`", "s50 at `settled`", "s50 of the whole run",
              "95 % interval", "label (R, rho)", "largest gain", "overlap at the end"]  # fmt: skip
     lines = head(names)
     for one in found:
@@ -77,13 +67,19 @@ def _related(found: Sequence[Findings]) -> list[str]:
         shape = ", ".join("-" if values[name] is None else f"{values[name]:.2f}" for name in ("R", "rho"))
         cells = [
             one.spec.name, one.spec.what, str(one.spec.updates),
-            f"{update_of(one.middle)} ({update_of(one.middle_f1)})",
+            _middle(one),
             off(one, values["following"]), off(one, one.s50_when_settled), off(one, values["convergence_update"]),
             f"{_interval(values['ci95'])}{_holds(one)}", f"{values['label'] or '-'} ({shape})",
             f"{values['max_gain']:.2f}", f"{one.overlap_at_end:.2f}",
         ]  # fmt: skip
         lines.append(row(cells))
     return [*lines, "", "In brackets the distance from the midpoint, as a part of the way to it."]
+
+
+def _middle(one: Findings) -> str:
+    if one.middle is None or one.middle_interval is None:
+        return "-"
+    return f"{update_of(one.middle)}, {_interval(one.middle_interval)} ({update_of(one.middle_f1)})"
 
 
 def _interval(bounds: Sequence[float] | None) -> str:
@@ -137,7 +133,23 @@ def _targets(related: Sequence[Findings], unrelated: Sequence[Findings]) -> list
     with_interval = [one for one in related if one.values["ci95"] is not None and one.middle is not None]
     num_holding = sum(bool(_holds(one)) for one in with_interval)
     lines.append(f"- The 95 % interval holds the midpoint in {num_holding} of {len(with_interval)} runs.")
-    return [*lines, _forecast_target(related)]
+    return [*lines, *_certainty(related), _forecast_target(related)]
+
+
+def _certainty(related: Sequence[Findings]) -> list[str]:
+    """How well the midpoint itself is known."""
+    known = [(one, one.middle, one.middle_interval) for one in related if one.middle and one.middle_interval]
+    if not known:
+        return []
+    half = median((bounds[1] - bounds[0]) / 2 / middle for _, middle, bounds in known)
+    updates = [(one.values["convergence_update"], bounds) for one, _, bounds in known]
+    inside = sum(at is not None and bounds[0] <= at <= bounds[1] for at, bounds in updates)
+    said = (
+        f"- The midpoint is itself known to {half:.0%} in the median (half of the 95 % interval, rows drawn anew 200 "
+        f"times); s50 of the whole run lies in that interval in {inside} of {len(known)} runs. Distances below it say "
+        "little: telling 8 % apart would take many times as many samples."
+    )
+    return [said]
 
 
 def _offset_target(name: str, offsets: list[float], num_runs: int) -> list[str]:
@@ -231,41 +243,6 @@ def _loss_sentence(title: str, related: Sequence[Findings], unrelated: Sequence[
     )
 
 
-def _sooner(found: Sequence[Findings]) -> list[str]:
-    num_updates = found[0].spec.updates
-    lines = [_SOONER.format(updates=num_updates), ""]
-    lines += head(
-        [
-            "`hint_init`, timesteps while searching",
-            "`following`, by seed",
-            "overlap at the end",
-            "F1 at the end",
-            "largest S",
-        ]
-    )
-    reached: dict[str, list[int]] = {}
-    for name, meaning in _OPTIONS.items():
-        runs = [one for one in found if one.spec.what == name]
-        if not runs:
-            continue
-        reached[name] = [one.values["following"] for one in runs if one.values["following"] is not None]
-        cells = [meaning, ", ".join(update_of(one.values["following"]) for one in runs)]
-        cells += [f"{fmean(one.overlap_at_end for one in runs):.2f}", f"{fmean(one.f1_at_end for one in runs):.2f}"]
-        lines.append(row([*cells, f"{max(map(largest_sensitivity, runs)):.2g}"]))
-    lines.append("")
-    pairs = [("init", "plain"), ("range", "plain"), ("both", "init")]
-    return [*lines, *(_compared(*pair, reached, num_updates) for pair in pairs if set(pair) <= set(reached))]
-
-
-def _compared(name: str, other: str, reached: dict[str, list[int]], num_updates: int) -> str:
-    said = f"- {_OPTIONS[name]}, against {_OPTIONS[other]}: "
-    silent = [_OPTIONS[each] for each in (name, other) if not reached[each]]
-    if silent:
-        return f"{said}no run of {' or of '.join(silent)} converged within {num_updates} updates."
-    ours, theirs = median(reached[name]), median(reached[other])
-    return f"{said}`following` after {ours / theirs:.2f} times the updates (medians {ours:.0f} and {theirs:.0f})."
-
-
 def _costs(costs: dict[str, dict[str, Any]]) -> list[str]:
     lines = []
     probe = costs.get("cost-with", {}).get("probe")
@@ -278,8 +255,3 @@ def _costs(costs: dict[str, dict[str, Any]]) -> list[str]:
         more = f"{with_s / without_s - 1:+.1%}"
         lines.append(f"- CPU seconds of the loop with the probe {with_s:.1f}, without {without_s:.1f}: {more}.")
     return lines
-
-
-def largest_sensitivity(one: Findings) -> float:
-    """The largest S of a run."""
-    return max(each.sensitivity or 0.0 for each in one.report.detector.evaluations)

@@ -32,3 +32,8 @@ def off(one: Findings, update: float | None) -> str:
 def target(what: str, is_reached: bool, said: str) -> str:  # noqa: FBT001
     """What was to be reached, whether it was, and the numbers."""
     return f"- {what}: {'reached' if is_reached else '**not reached**'} ({said})."
+
+
+def largest_sensitivity(one: Findings) -> float:
+    """The largest S of a run."""
+    return max(each.sensitivity or 0.0 for each in one.report.detector.evaluations)
