@@ -1,11 +1,13 @@
 """The loop on Ray Train: workers, their restart after a failure, and what they tell the process that started them."""
 
 import os
+import shutil
 import socket
 import tempfile
 import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +19,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.torch.config import _TorchBackend
 
 from controlmill.errors import ControlmillError, EngineError, NonFiniteLossError, WorkerLostError
-from storage.filesystem import one_line, redact
+from storage.filesystem import one_line, open_files, redact
 from training.checkpoints import Checkpoints
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from training.outcome import Outcome
 
 _POLL_S = 0.25
+_NOTES = ".ray-train"
 _PATHS = ("train_data_dir", "output_dir", "deepspeed", "offload_folder")
 _WEIGHTS = ("pretrained_model_name_or_path", "controlnet_model_name_or_path", "transfer_from")
 
@@ -83,8 +86,8 @@ def launch(
     here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
     board: Any = ray.remote(num_cpus=0, label_selector=here)(Board).remote()
     failed: list[BaseException] = []
-    with tempfile.TemporaryDirectory(prefix="controlmill-train-") as folder:
-        config = with_absolute_paths(with_updates(config))
+    config = with_absolute_paths(with_updates(config))
+    with notes_folder(config.output_dir) as folder:
         trainer = _trainer(config, board, folder, read_backs or {})
 
         def fit() -> None:
@@ -108,6 +111,26 @@ def launch(
     if failed or outcome is None:
         raise _lost(config, failed[0] if failed else None)
     return outcome
+
+
+@contextmanager
+def notes_folder(output_dir: str) -> Iterator[str]:
+    """Where Ray Train keeps its notes on workers while a run lasts; nothing in it is needed afterwards.
+
+    Inside of a local run, whose next start removes what a killed one has left. Only the holder of its lock calls this.
+    """
+    files, root = open_files(output_dir)
+    if not files.is_local:
+        with tempfile.TemporaryDirectory(prefix="controlmill-train-") as folder:
+            yield folder
+        return
+    notes = Path(root) / _NOTES
+    shutil.rmtree(notes, ignore_errors=True)
+    files.make_folder(str(notes))
+    try:
+        yield str(notes)
+    finally:
+        shutil.rmtree(notes, ignore_errors=True)
 
 
 def _pass_on(board: Any, tell: Callable[[Mapping[str, Any]], None]) -> None:

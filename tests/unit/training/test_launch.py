@@ -5,7 +5,7 @@ from typing import Any
 
 from controlmill.config import TrainConfig
 from training.checkpoints import Checkpoints, Commit
-from training.launch import with_updates
+from training.launch import notes_folder, with_updates
 
 
 def config(run: Path, **given: Any) -> TrainConfig:
@@ -30,3 +30,14 @@ def test_updates_are_added_to_those_of_the_last_complete_checkpoint(tmp_path: Pa
 def test_without_it_nothing_changes(tmp_path: Path) -> None:
     plain = config(tmp_path, max_train_steps=7)
     assert with_updates(plain) is plain
+
+
+def test_notes_of_ray_are_gone_after_a_run_and_those_of_a_killed_one_at_the_next(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with notes_folder(str(run)) as folder:
+        Path(folder, "of-this").touch()
+    assert not list(run.iterdir())
+    Path(folder).mkdir()
+    Path(folder, "of-a-killed-one").touch()
+    with notes_folder(str(run)) as folder:
+        assert not list(Path(folder).iterdir())
