@@ -12,6 +12,7 @@ from flows.convergence_events import publish
 from flows.engines import ray_cluster
 from flows.page import on_page
 from flows.run_name import named
+from flows.termination import DeferredTermination
 from flows.webhook import Webhook, webhook_url
 from storage.dataset import Dataset
 from storage.lock import locked
@@ -42,7 +43,9 @@ def train_controlnet(config: TrainConfig) -> Outcome:
         locked(config.output_dir),
         Webhook(webhook_url(config), config.output_dir) as webhook,
         ray_cluster(config.engine),
+        DeferredTermination() as termination,
     ):
         from training.launch import launch
 
-        return launch(config, tell, read_backs_of(Dataset.open(config.train_data_dir), config.condition))
+        read_backs = read_backs_of(Dataset.open(config.train_data_dir), config.condition)
+        return launch(config, tell, read_backs, termination.check)

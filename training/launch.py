@@ -71,6 +71,7 @@ def launch(
     config: "TrainConfig",
     tell: Callable[[Mapping[str, Any]], None],
     read_backs: "Mapping[str, ReadBack] | None" = None,
+    check: Callable[[], None] = lambda: None,
 ) -> "Outcome":
     """Train on the Ray that this process is connected to; returns when the run has ended.
 
@@ -78,6 +79,7 @@ def launch(
         config: the options.
         tell: called in this thread with every update and event of the run.
         read_backs: annotators by condition, for controllability; they are sent to the workers.
+        check: called several times a second, between calls of Ray; what it raises ends the run.
 
     Raises:
         ControlmillError: what stopped the workers, or `WorkerLostError` where they died more often than `max_failures`.
@@ -102,6 +104,7 @@ def launch(
         thread.start()
         while thread.is_alive():
             thread.join(_POLL_S)
+            check()
             _pass_on(board, tell)
         _pass_on(board, tell)
     error: ControlmillError | None = _ask(board.failure)
@@ -115,10 +118,7 @@ def launch(
 
 @contextmanager
 def notes_folder(output_dir: str) -> Iterator[str]:
-    """Where Ray Train keeps its notes on workers while a run lasts; nothing in it is needed afterwards.
-
-    Inside of a local run, whose next start removes what a killed one has left. Only the holder of its lock calls this.
-    """
+    """Where Ray Train keeps notes while a run lasts: in a local run, whose next start clears what a killed one left."""
     files, root = open_files(output_dir)
     if not files.is_local:
         with tempfile.TemporaryDirectory(prefix="controlmill-train-") as folder:
