@@ -150,8 +150,10 @@ def swapped_profile() -> bytes:
 
 
 def srgb_profile() -> bytes:
-    """The ICC profile of sRGB."""
-    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    """The ICC profile of sRGB; the same bytes every time."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    # ICC.1:2022, 7.2.2: bytes 24 to 35 of the header are the time at which the profile was made
+    return profile[:24] + bytes(12) + profile[36:]
 
 
 def png_16_bit(values: NDArray[np.uint16]) -> bytes:
