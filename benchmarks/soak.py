@@ -33,6 +33,8 @@ from controlmill.testing.ray_head import RayHead
 from controlmill.testing.tiny_sd import write_tiny_sd
 
 NUM_IMAGES = 60
+IMAGE_SIZE = 128
+"""Large enough for a batch of images to be in Ray's object store: what is smaller travels with the call."""
 FAULTS = (
     "/404", "/410", "/500", "/reset", "/not-http", "/truncated.jpg", "/html-as.jpg", "/empty.jpg", "/noai",
     "/wrong-content-length", "/huge-dimensions.png", "/gzip-bomb", "/redirect-loop", "/redirect-to-metadata",
@@ -96,9 +98,10 @@ class Soak:
         num_rows = self._write_urls(folder / "urls.txt")
         dataset, run = folder / "dataset", folder / "run"
         common = ["--ray-address", self.head.address]
-        pull = ["--url-list", folder / "urls.txt", "--number-sample-per-shard", 10, "--image-size", 64]
-        pull += ["--resize-mode", "center_crop", "--annotators", "canny", "--allow-private-networks", "--retries", 0]
-        self.command("build", ["--output-folder", dataset, *pull, "--host-failure-limit", 100_000, *common])
+        pull = ["--url-list", folder / "urls.txt", "--number-sample-per-shard", 10]
+        pull += ["--image-size", IMAGE_SIZE, "--resize-mode", "center_crop", "--annotators", "canny"]
+        pull += ["--allow-private-networks", "--retries", 0, "--host-failure-limit", 100_000]
+        self.command("build", ["--output-folder", dataset, *pull, *common])
         self.command("annotate", [dataset, "--annotators", "hed", *common])
         train = [dataset, "--condition", "canny", "--output_dir", run, "--max_train_steps", 6, "--report_to", "none"]
         train += ["--pretrained_model_name_or_path", self.folder / "base", "--resolution", 64, "--keep-empty-hints"]
@@ -138,6 +141,7 @@ class Soak:
                 return
             left = wait_gone([process for process in family if process.pid != command.process.pid], 60)
             self.problems += [f"{name}: left over: {_name(process)}" for process in left]
+            self.problems += [f"{name}: still at work in Ray: {title}" for title in self._at_work()]
             if code == 0 and victim is None:
                 return
             victim = None  # it was over before anything could be killed, or has to be run to its end now
@@ -163,6 +167,13 @@ class Soak:
             self.rng.choice(busy()).kill()
             return True
         return False
+
+    def _at_work(self) -> list[str]:
+        """Titles of tasks and actors that are still in Ray a minute after the command that started them has ended."""
+        deadline_s = time.monotonic() + 60
+        while (titles := _titles(self.head)) and time.monotonic() < deadline_s:
+            time.sleep(0.1)
+        return titles
 
     def check(self, dataset: Path, run: Path, num_rows: int) -> None:
         """Every row is an image or a failure, once; every image has its maps; the ControlNet is there."""
@@ -192,6 +203,17 @@ def _name(process: psutil.Process) -> str:
         )
         return known or (named[0] if named else process.name())
     return "gone"
+
+
+def _titles(head: RayHead) -> list[str]:
+    """What Ray's workers call themselves while they have work: `ray::` and the name of a task or an actor."""
+    titles = []
+    for process in head.family()[1:]:
+        with suppress(psutil.Error):
+            title = " ".join(process.cmdline())
+            if title.startswith("ray::") and "IDLE" not in title and "Agent" not in title:
+                titles.append(title)
+    return titles
 
 
 def _long_lived(head: RayHead) -> list[psutil.Process]:

@@ -1,7 +1,12 @@
-"""Files on the local disk: temporary name, fsync, rename, fsync of the folder."""
+"""Files on the local disk: temporary name, fsync, rename, fsync of the folder.
 
+By `os` and not by pathlib, which took a fifth of the CPU time of planning 100,000 shards.
+"""
+
+import contextlib
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -39,16 +44,16 @@ class LocalFiles:
         """Return one entry, None if it is not there."""
         try:
             with reading(path):
-                stat = Path(path).stat()
+                found = os.stat(path)
         except FileNotFoundError:
             return None
-        return Entry(Path(path).name, stat.st_size, Path(path).is_dir(), str(stat.st_mtime_ns))
+        return Entry(os.path.basename(path), found.st_size, stat.S_ISDIR(found.st_mode), str(found.st_mtime_ns))
 
     def read(self, path: str) -> bytes | None:
         """Return a whole file, None if it is not there."""
         try:
-            with reading(path):
-                return Path(path).read_bytes()
+            with reading(path), open(path, "rb") as file:
+                return file.read()
         except FileNotFoundError:
             return None
 
@@ -62,22 +67,21 @@ class LocalFiles:
     def open(self, path: str) -> BinaryIO:
         """Open a seekable file for reading; raises FileNotFoundError."""
         with reading(path):
-            return Path(path).open("rb")
+            return open(path, "rb")
 
     def make_folder(self, folder: str) -> None:
         """Create a folder and its parents where they are missing."""
-        path = Path(folder)
-        if path.is_dir():
+        if os.path.isdir(folder):
             return
         with writing(folder):
-            path.mkdir(parents=True, exist_ok=True)
-            _sync_folder(path.parent)
+            os.makedirs(folder, exist_ok=True)
+            _sync_folder(os.path.dirname(folder))
 
     def new_temporary(self, path: str) -> str:
         """Return the name of a new file in the folder of `path`, which is created if it is missing."""
-        final = Path(path)
-        self.make_folder(str(final.parent))
-        return str(final.parent / f".{final.name}.{secrets.token_hex(6)}.tmp")
+        folder, name = os.path.split(path)
+        self.make_folder(folder)
+        return f"{folder}/.{name}.{secrets.token_hex(6)}.tmp"
 
     def discard_temporary(self, temporary: str) -> None:
         """Delete a file of `new_temporary`, whether or not it came to be."""
@@ -86,14 +90,14 @@ class LocalFiles:
     def publish(self, temporary: str, path: str) -> None:
         """Rename a complete, synced temporary file to `path`."""
         with writing(path):
-            Path(temporary).replace(path)
-            _sync_folder(Path(path).parent)
+            os.replace(temporary, path)
+            _sync_folder(os.path.dirname(path))
 
     def write(self, path: str, data: bytes) -> None:
         """Write a small file in one step."""
         temporary = self.new_temporary(path)
         try:
-            with writing(path), Path(temporary).open("wb") as file:
+            with writing(path), open(temporary, "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -104,8 +108,8 @@ class LocalFiles:
 
     def delete(self, path: str) -> None:
         """Delete a file; no error if it is not there."""
-        with writing(path):
-            Path(path).unlink(missing_ok=True)
+        with writing(path), contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
 
     def delete_folder(self, folder: str) -> None:
         """Delete a folder that is empty; no error if it is not there or not empty."""
@@ -117,13 +121,13 @@ class LocalFiles:
 
 def _entry(entry: "os.DirEntry[str]") -> Entry | None:
     try:
-        stat = entry.stat()
+        found = entry.stat()
     except FileNotFoundError:  # deleted since the listing began, or a dangling link
         return None
-    return Entry(entry.name, stat.st_size, entry.is_dir(), str(stat.st_mtime_ns))
+    return Entry(entry.name, found.st_size, entry.is_dir(), str(found.st_mtime_ns))
 
 
-def _sync_folder(folder: Path) -> None:
+def _sync_folder(folder: str) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -35,11 +35,9 @@ class RowsDigest:
     def _feed(self, path: str, array: pa.Array) -> None:
         kind = array.type
         if pa.types.is_string(kind) or pa.types.is_binary(kind):
-            self._lengths(path, pc.binary_length(array))
-            self._stream(f"{path}/values", _joined(array.drop_null(), np.int32))
+            self._text(path, array, np.int32)
         elif pa.types.is_large_string(kind) or pa.types.is_large_binary(kind):
-            self._lengths(path, pc.binary_length(array))
-            self._stream(f"{path}/values", _joined(array.drop_null(), np.int64))
+            self._text(path, array, np.int64)
         elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
             self._lengths(path, pc.list_value_length(array))
             self._feed(f"{path}/items", array.drop_null().flatten())
@@ -55,6 +53,19 @@ class RowsDigest:
         else:  # maps, unions, views: rare, and worth no code
             self._stream(path, "".join(f"{value!r}\0" for value in array.to_pylist()).encode())
 
+    def _text(self, path: str, array: pa.Array, offset_type: type[np.signedinteger[Any]]) -> None:
+        if array.null_count == len(array):  # most columns of most sources
+            self._stream(f"{path}/lengths", np.full(len(array), -1, np.int64))
+            self._stream(f"{path}/values", b"")
+        elif array.null_count == 0:
+            edges = _edges(array, offset_type)
+            self._stream(f"{path}/lengths", np.diff(edges).astype(np.int64))
+            self._stream(f"{path}/values", _joined(array, edges))
+        else:
+            self._lengths(path, pc.binary_length(array))
+            present = array.drop_null()
+            self._stream(f"{path}/values", _joined(present, _edges(present, offset_type)))
+
     def _lengths(self, path: str, lengths: pa.Array) -> None:
         filled = lengths.cast(pa.int64()).fill_null(-1)
         self._stream(f"{path}/lengths", filled.to_numpy(zero_copy_only=False).tobytes())
@@ -69,14 +80,16 @@ class RowsDigest:
         stream.update(data)
 
 
-def _joined(array: pa.Array, offset_type: type[np.signedinteger[Any]]) -> Any:
+def _edges(array: pa.Array, offset_type: type[np.signedinteger[Any]]) -> "np.ndarray[Any, np.dtype[Any]]":
+    """Where the values of an array of text or binary begin and end, one more than there are values."""
+    offsets = np.frombuffer(array.buffers()[1], dtype=offset_type)
+    return offsets[array.offset : array.offset + len(array) + 1]
+
+
+def _joined(array: pa.Array, edges: "np.ndarray[Any, np.dtype[Any]]") -> Any:
     """The bytes of all values of an array of text or binary without nulls, one after the other."""
-    _validity, offsets, data = array.buffers()
-    if len(array) == 0 or data is None:
-        return b""
-    edges = np.frombuffer(offsets, dtype=offset_type)
-    first, last = int(edges[array.offset]), int(edges[array.offset + len(array)])
-    return data.slice(first, last - first)
+    data = array.buffers()[2]
+    return b"" if data is None else data.slice(int(edges[0]), int(edges[-1] - edges[0]))
 
 
 def _fixed(array: pa.Array) -> Any:
