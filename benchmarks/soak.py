@@ -171,7 +171,7 @@ class Soak:
     def _at_work(self) -> list[str]:
         """Titles of tasks and actors that are still in Ray a minute after the command that started them has ended."""
         deadline_s = time.monotonic() + 60
-        while (titles := _titles(self.head)) and time.monotonic() < deadline_s:
+        while (titles := self.head.titles()) and time.monotonic() < deadline_s:
             time.sleep(0.1)
         return titles
 
@@ -203,17 +203,6 @@ def _name(process: psutil.Process) -> str:
         )
         return known or (named[0] if named else process.name())
     return "gone"
-
-
-def _titles(head: RayHead) -> list[str]:
-    """What Ray's workers call themselves while they have work: `ray::` and the name of a task or an actor."""
-    titles = []
-    for process in head.family()[1:]:
-        with suppress(psutil.Error):
-            title = " ".join(process.cmdline())
-            if title.startswith("ray::") and "IDLE" not in title and "Agent" not in title:
-                titles.append(title)
-    return titles
 
 
 def _long_lived(head: RayHead) -> list[psutil.Process]:

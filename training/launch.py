@@ -186,7 +186,7 @@ def _trainer(config: "TrainConfig", board: Any, folder: str, read_backs: "Mappin
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     use_gpu = resources.get("GPU", 0) > 0 if config.use_gpu is None else config.use_gpu
     launch_id = uuid.uuid4().hex
-    return TorchTrainer(
+    return _Trainer(
         _work,
         train_loop_config={
             "config": config.model_dump(mode="json"),
@@ -206,6 +206,18 @@ def _trainer(config: "TrainConfig", board: Any, folder: str, read_backs: "Mappin
             failure_config=FailureConfig(max_failures=config.max_failures),
         ),
     )
+
+
+class _Trainer(TorchTrainer):
+    """Ray's trainer without the detached actor that it starts beside every run to remove placement groups.
+
+    In Ray 2.60 it ends its thread but not itself where the run was killed, so each such run leaves a process in the
+    cluster. The groups end with the run's controller, whose they are.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks = super()._create_default_callbacks()  # type: ignore[misc]
+        return [one for one in callbacks if type(one).__name__ != "PlacementGroupCleanerCallback"]
 
 
 class _OneAddress(TorchConfig):

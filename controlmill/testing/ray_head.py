@@ -20,6 +20,7 @@ import psutil
 _START_S = 240.0
 _STOP_S = 40.0
 _POLL_S = 0.1
+_ALWAYS_THERE = ("IDLE", "Agent", "_AutoscalingCoordinatorActor")
 _OBJECT_STORE_BYTES = 128 * 1024 * 1024
 
 
@@ -71,6 +72,20 @@ class RayNode:
         """Its process and all that it started."""
         head = psutil.Process(self._process.pid)
         return [head, *head.children(recursive=True)]
+
+    def titles(self) -> list[str]:
+        """What its workers call themselves while they have work: `ray::` and the name of a task or an actor.
+
+        Without Ray's own agents, and without the one coordinator of its library for training, which stays in a cluster
+        for good once there was a training run.
+        """
+        titles = []
+        for process in self.family():
+            with suppress(psutil.Error):
+                title = " ".join(process.cmdline()).strip()
+                if title.startswith("ray::") and not any(word in title for word in _ALWAYS_THERE):
+                    titles.append(title)
+        return titles
 
     def kill(self) -> None:
         """End all of its processes at once, as a power cut does."""
