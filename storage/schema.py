@@ -104,6 +104,8 @@ def image_schema(config: ImageColumns, extra: Sequence[pa.Field] = ()) -> pa.Sch
 
 def layer_schema(columns: Sequence[pa.Field] = (), metadata: dict[str, str] | None = None) -> pa.Schema:
     """Columns of an annotator's layer; `columns` and `metadata` (polarity, channel order) are the annotator's own."""
+    # a row that failed has null in all of them, whatever the annotator declares
+    columns = [column.with_nullable(True) for column in columns]
     fields = [
         pa.field("key", pa.string()),
         *(field for field in columns if not is_blob(field)),

@@ -12,21 +12,23 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Literal
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from controlmill.config.base import Options
 from controlmill.errors import WeightsUnusableError
 from controlmill.reasons import Reason, RowFailure
 from storage.weights.reference import FoundWeights, WeightsFile
 from storage.weights.resolve import resolve
+from tasks.annotators.annotation import Annotation, checked
 from tasks.annotators.batches import same_size
 from tasks.images.types import Pixels
+
+__all__ = ["NAME", "Annotation", "Annotator", "Polarity", "Resources"]
 
 Polarity = Literal["white_on_black", "black_on_white", "none"]
 
@@ -41,16 +43,6 @@ class Resources:
     num_cpus: float = 1.0
     num_gpus: float = 0.0
     memory_bytes: int = 512 * 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Annotation:
-    """What an annotator made of one image."""
-
-    map: NDArray[np.uint8]
-    """uint8, (H, W) of one channel or RGB (H, W, 3); H and W are those of the image."""
-    columns: Mapping[str, Any] = field(default_factory=dict)
-    """A value for each of the annotator's columns."""
 
 
 class Annotator(ABC):
@@ -216,6 +208,8 @@ class Annotator(ABC):
         started_s = time.perf_counter()
         try:
             made = self.annotate([images[index] for index in batch], [keys[index] for index in batch])
+            given = [images[index] for index in batch]
+            return checked(made, given, name=self.name, channels=self.channels, columns=self.columns())
         except MemoryError:
             # the machine's trouble, not the image's
             raise
@@ -229,23 +223,6 @@ class Annotator(ABC):
             return 1
         finally:
             self._durations_s.append(time.perf_counter() - started_s)
-        if len(made) != len(batch):
-            text = f"{self.name}: {len(made)} annotations of {len(batch)} images"
-            return [RowFailure(Reason.ANNOTATOR_ERROR, text)] * len(batch)
-        return [self._checked(one, images[index]) for one, index in zip(made, batch, strict=True)]
-
-    def _checked(self, made: Annotation, image: Pixels) -> Annotation | RowFailure:
-        expected = image.shape[:2] if self.channels == 1 else (*image.shape[:2], 3)
-        if made.map.shape != expected or made.map.dtype != np.uint8:
-            text = f"the map is {made.map.dtype} of shape {made.map.shape}, not uint8 of {expected} as its image has it"
-            return RowFailure(Reason.ANNOTATOR_ERROR, f"{self.name}: {text}")
-        names = {column.name for column in self.columns()}
-        if made.columns.keys() != names:
-            return RowFailure(
-                Reason.ANNOTATOR_ERROR,
-                f"{self.name}: columns {sorted(made.columns)}, not {sorted(names)} as it declares",
-            )
-        return made
 
 
 def _failure(error: Exception) -> RowFailure:

@@ -50,6 +50,11 @@ def test_image_features_are_those_of_hugging_face() -> None:
     assert "tags" not in found
 
 
+def test_a_column_that_may_not_be_null_is_null_in_rows_that_failed() -> None:
+    schema = layer_schema([pa.field("low", pa.int32(), nullable=False)])
+    assert schema.field("low").nullable
+
+
 def test_annotator_columns() -> None:
     schema = layer_schema([pa.field("low", pa.int32())], {"polarity": "white_on_black"})
     assert schema.names == ["key", "low", "reason", "conditioning_image"]

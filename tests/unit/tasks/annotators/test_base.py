@@ -90,7 +90,9 @@ def test_too_few_annotations_fail_their_batch() -> None:
             return super().annotate(images, keys)[1:]
 
     made = Forgetful()([_image(1), _image(2)], ["a", "b"])
-    assert [one.message for one in made if isinstance(one, RowFailure)] == ["brightness: 1 annotations of 2 images"] * 2
+    assert [one.message for one in made if isinstance(one, RowFailure)] == [
+        "brightness: 1 annotations of 2 images; annotate must return one for each image"
+    ] * 2
 
 
 def test_time_is_counted_until_it_is_taken() -> None:
