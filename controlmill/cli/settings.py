@@ -6,7 +6,7 @@ from typing import Any, Generic, TypeVar
 
 import click
 
-from controlmill.cli.annotator_files import anchored
+from controlmill.cli.annotator_files import anchor_weights_folders, anchored
 from controlmill.cli.img2dataset import PEER as IMG2DATASET
 from controlmill.cli.options import CONTEXT_SETTINGS, OptionsCommand, field_options, missing_options, unknown_positional
 from controlmill.cli.peer import Peer
@@ -75,6 +75,7 @@ class ConfigCommand(OptionsCommand, Generic[OptionsT]):
         return assemble(self.model, words, given, positional=self._positional, peer=self._peer)
 
     def _start(self, words: Sequence[str], log_format: LogFormat, given: Mapping[str, object]) -> None:
+        anchor_weights_folders()
         self._run(self.configuration(words, given), log_format)
 
 

@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
+FOLDER_VARIABLE: Final = "CONTROLMILL_WEIGHTS"
+"""Environment variable: the folders that weights are looked for in."""
 Origin = Literal["given", "folder", "cache", "hub"]
 """Found where an option said, in $CONTROLMILL_WEIGHTS, in the Hugging Face cache, or downloaded just now."""
 

@@ -15,9 +15,8 @@ from typing import Any
 from controlmill.errors import WeightsMissingError, WeightsUnusableError
 from storage.filesystem import one_line
 from storage.weights.digest import sha256_of
-from storage.weights.reference import FoundWeights, Origin, WeightsFile
+from storage.weights.reference import FOLDER_VARIABLE, FoundWeights, Origin, WeightsFile
 
-FOLDER_VARIABLE = "CONTROLMILL_WEIGHTS"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 

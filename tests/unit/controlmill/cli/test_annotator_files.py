@@ -1,9 +1,10 @@
+import os
 from pathlib import Path
 
 import pytest
 
 from controlmill.cli.annotator_files import anchored
-from controlmill.cli.settings import assemble
+from controlmill.cli.settings import ConfigCommand, assemble
 from controlmill.config import AnnotateConfig
 from controlmill.errors import ConfigError
 
@@ -41,7 +42,55 @@ def test_two_classes_of_one_name_cannot_be_told_apart() -> None:
         anchored(values)
 
 
-@pytest.mark.parametrize("values", [{}, {"annotators": 3}, {"annotators": [3], "annotator_options": {"canny": {}}}])
+def test_weights_are_named_in_full(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/her")
+    options = {
+        "hed": {"weights": "./w", "safe": True},
+        "mlsd": {"weights": "w.pth"},
+        "midas": {"weights": "~/w"},
+        "lineart": {"weights": "/abs/w"},
+        "normal_bae": {"weights": None},
+    }
+    found = {
+        "hed": {"weights": f"{here}/here/w", "safe": True},
+        "mlsd": {"weights": f"{here}/here/w.pth"},
+        "midas": {"weights": "/home/her/w"},
+        "lineart": {"weights": "/abs/w"},
+        "normal_bae": {"weights": None},
+    }
+    values = {"annotators": list(options), "annotator_options": options}
+    assert anchored(values)["annotator_options"] == found
+    assert anchored({"build": values})["build"]["annotator_options"] == found
+
+
+def test_weights_of_an_annotator_in_a_file_are_named_in_full(here: Path) -> None:
+    found = anchored({"annotators": ["./mine.py:Mine"], "annotator_options": {"Mine": {"weights": "../w"}}})
+    assert found["annotator_options"] == {f"{here}/here/mine.py:Mine": {"weights": f"{here}/w"}}
+
+
+def test_folders_of_weights_in_the_environment_are_named_in_full(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's workers inherit the variable and work in other folders."""
+    monkeypatch.setenv("HOME", "/home/her")
+    monkeypatch.setenv("CONTROLMILL_WEIGHTS", f"w{os.pathsep}~/w{os.pathsep}/abs")
+    seen: list[str] = []
+    command = ConfigCommand(
+        "command", AnnotateConfig, lambda *_: seen.append(os.environ["CONTROLMILL_WEIGHTS"]), text="", dataset=True
+    )
+    command.main(["DATASET", "--annotators", "canny"], standalone_mode=False)
+    assert seen == [os.pathsep.join([f"{here}/here/w", "/home/her/w", "/abs"])]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"annotators": 3},
+        {"annotators": [3], "annotator_options": {"canny": {}}},
+        {"annotators": ["hed"], "annotator_options": {"hed": {"weights": 3}}},
+        {"annotators": ["hed"], "annotator_options": {"hed": 3}},
+        {"annotators": ["hed"], "annotator_options": 3},
+    ],
+)
 def test_what_is_wrong_is_left_to_the_model(values: dict[str, object]) -> None:
     assert anchored(values) == values
 
