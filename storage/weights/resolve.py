@@ -65,7 +65,7 @@ def _find(file: WeightsFile, given: str | None, *, download: bool) -> FoundWeigh
     """The file, or why the hub did not give it; None where the hub was not asked."""
     found = locate_any(file, given)
     if found is not None:
-        return found
+        return _published(found)
     if given is not None or not download or is_offline():
         return None
     refused: str | None = None
@@ -144,15 +144,18 @@ def _in_folder(file: WeightsFile, folder: Path) -> Iterator[Path]:
 def _cached(file: WeightsFile) -> FoundWeights | None:
     from huggingface_hub import try_to_load_from_cache
 
+    damaged: FoundWeights | None = None
     # whoever used the hub's branch has the file under the commit that the branch had: as good where the hash is known
     for revision in dict.fromkeys((file.revision, "main")):
         path = try_to_load_from_cache(file.repository, file.filename, revision=revision)
         if not isinstance(path, str):
             continue
         found = _found(file, Path(path), "cache")
-        if revision == file.revision or (file.sha256 and found.sha256 == file.sha256):
+        is_pinned = revision == file.revision
+        if found.sha256 == file.sha256 or (is_pinned and file.sha256 is None):
             return found
-    return None
+        damaged = found if is_pinned else damaged
+    return damaged
 
 
 def _download(file: WeightsFile) -> FoundWeights | str:
@@ -168,11 +171,22 @@ def _download(file: WeightsFile) -> FoundWeights | str:
         return one_line(error.__cause__ or error)
     except (HfHubHTTPError, OSError, ValueError) as error:
         return one_line(error)
-    found = _found(file, Path(path), "hub")
-    if file.sha256 and found.sha256 != file.sha256:
+    return _published(_found(file, Path(path), "hub"))
+
+
+def _published(found: FoundWeights) -> FoundWeights:
+    """What was found, unless it is of the hub and not what was published there; a user's own file may be any.
+
+    Raises:
+        WeightsUnusableError: it is damaged, or the hub gives something else by now.
+    """
+    file = found.file
+    if found.origin in ("cache", "hub") and file.sha256 and found.sha256 != file.sha256:
+        given = f"what the hub gave as {file}" if found.origin == "hub" else str(found.path)
         raise WeightsUnusableError(
-            f"weights: what the hub gave as {file} has SHA-256 {found.sha256}, not {file.sha256}; delete {path} and "
-            "try again"
+            # what a link of the cache points to: with only the link gone, the same bytes would be linked again
+            f"weights: {given} has SHA-256 {found.sha256}, not {file.sha256} as published; delete "
+            f"{found.path.resolve()} and try again"
         )
     return found
 

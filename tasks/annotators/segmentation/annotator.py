@@ -5,6 +5,7 @@ Transformer for Universal Image Segmentation", 2022; Zhou et al., "Scene Parsing
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 DEFAULT_MODEL: Final = "openmmlab/upernet-convnext-small"
-# what a branch points to may change: the published bytes of this file are what is pinned
+# what a branch points to may change: this commit is the last of the four that `main` has
+_DEFAULT_REVISION: Final = "550b68d291f9a7e4874065c6eec0676b2ba821e6"
 _DEFAULT_FILE: Final = "pytorch_model.bin"
 _DEFAULT_SHA256: Final = "76c163aa531ab7edfb3a77bbcc039e340645aa0ffe2b0ffcfc68755f550c76ea"
 # of ImageNet, on which the backbones were trained
@@ -38,21 +40,18 @@ class SegmentationOptions(NetworkOptions):
     model: str = Field(default=DEFAULT_MODEL, pattern=r"^[^/\s]+/[^/\s]+$")
     """Repository of an UperNet or Mask2Former with ADE20K's 150 classes, as owner/name."""
     revision: str = "main"
-    """Commit, tag or branch of the repository."""
+    """Commit, tag or branch of the repository; main of the default model stands for a fixed commit."""
 
 
 def model_files(repository: str, revision: str) -> tuple[WeightsFile, ...]:
-    """The files of a repository of transformers that a network is made from; those of the default model by hash."""
-    config = WeightsFile(repository, "config.json", revision, unique_name=False)
+    """The files of a repository of transformers that a network is made from; those of the default model are pinned."""
     if (repository, revision) == (DEFAULT_MODEL, "main"):
-        pinned = WeightsFile(
-            repository, _DEFAULT_FILE, sha256=_DEFAULT_SHA256, unique_name=False, or_else="model.safetensors"
-        )
+        revision = _DEFAULT_REVISION
+    config = WeightsFile(repository, "config.json", revision, unique_name=False)
+    if (repository, revision) == (DEFAULT_MODEL, _DEFAULT_REVISION):
+        pinned = replace(config, filename=_DEFAULT_FILE, sha256=_DEFAULT_SHA256, or_else="model.safetensors")
         return config, pinned
-    return (
-        config,
-        WeightsFile(repository, "model.safetensors", revision, unique_name=False, or_else=_DEFAULT_FILE),
-    )
+    return config, replace(config, filename="model.safetensors", or_else=_DEFAULT_FILE)
 
 
 class Segmentation(PaddedNetworkAnnotator):

@@ -114,6 +114,23 @@ def test_another_commit_serves_if_its_bytes_are_the_published_ones(machine: Path
         resolve([WeightsFile("owner/name", "net.pth", COMMIT)])
 
 
+def test_a_damaged_file_of_the_cache_is_refused_and_told_as_another(machine: Path) -> None:
+    path = cached(machine, COMMIT, b"the weights of a netw")
+    with pytest.raises(WeightsUnusableError) as caught:
+        resolve([FILE])
+    assert str(caught.value).startswith(f"weights: {path} has SHA-256 ")
+    assert str(caught.value).endswith(f", not {SHA256} as published; delete {path.resolve()} and try again")
+    assert verify(FILE).verdict == "another"
+    path.resolve().write_bytes(CONTENT)
+    assert resolve([FILE])[0].sha256 == SHA256
+
+
+def test_the_published_bytes_of_another_commit_serve_where_those_of_the_right_one_are_damaged(machine: Path) -> None:
+    cached(machine, COMMIT, b"the weights of a netw")
+    path = cached(machine, "f" * 40)
+    assert resolve([FILE])[0].path == path
+
+
 def test_a_branch_is_recorded_as_the_commit_it_was(machine: Path) -> None:
     cached(machine, COMMIT)
     assert resolve([WeightsFile("owner/name", "net.pth")])[0].commit == COMMIT

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -89,9 +90,15 @@ def test_weights_of_another_size_are_refused(tmp_path: Path) -> None:
         create("segmentation", {"weights": str(tmp_path / "net")}).setup()
 
 
-def test_the_published_network_is_pinned_by_its_bytes_and_another_is_named_by_its_revision() -> None:
-    _, pinned = create("segmentation", {}).needed_weights()
-    assert (pinned.filename, len(pinned.sha256 or "")) == ("pytorch_model.bin", 64)
+def test_the_published_network_is_pinned_by_its_commit_and_another_is_named_by_its_revision() -> None:
+    files = create("segmentation", {}).needed_weights()
+    assert [(file.filename, re.fullmatch("[0-9a-f]{40}", file.revision) is not None) for file in files] == [
+        ("config.json", True),
+        ("pytorch_model.bin", True),
+    ]
+    assert len({file.revision for file in files}) == 1
+    assert len(files[1].sha256 or "") == 64
     own = {"model": "me/upernet", "revision": "v2"}
-    _, other = create("segmentation", own).needed_weights()
+    config, other = create("segmentation", own).needed_weights()
+    assert config.revision == "v2"
     assert (other.filename, other.revision, other.sha256) == ("model.safetensors", "v2", None)
