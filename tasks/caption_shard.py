@@ -109,7 +109,12 @@ class _CaptionFile:
         progress, captioner = self.progress, self._captioner
         num_failed = progress.failed.total()
         fields = record_fields(LAYER, progress.shard, self._writer.close(), self._started_s)
-        config = {**captioner.recipe(), "batch_size": captioner.options.batch_size}
+        told = {"weights_files": dict(captioner.model.files), "weights_commits": dict(captioner.model.commits)}
+        config = {
+            **captioner.recipe(),
+            "batch_size": captioner.options.batch_size,
+            **{name: value for name, value in told.items() if value},
+        }
         record = CommitRecord(
             **{**fields, "versions": {**fields["versions"], **versions}},
             count=progress.done,

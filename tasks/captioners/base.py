@@ -6,8 +6,8 @@ is; `flows.captioning` has it started there and hands it encoded images.
 
 import importlib.metadata
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -30,7 +30,11 @@ class CaptionModel:
     path: str
     """Folder on this machine."""
     sha256: str
-    """Hash of the files that decide about captions."""
+    """Hash of the hashes of all files that decide about captions: what a layer is recognised by."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 of each of them, by the name of repository or folder and file."""
+    commits: Mapping[str, str] = field(default_factory=dict)
+    """Commit of the repository that a file is of, where that is known."""
 
     @property
     def label(self) -> str:

@@ -38,10 +38,11 @@ def find_model(reference: str) -> CaptionModel:
         WeightsUnusableError: there is something else in it than a BLIP captioner.
     """
     folder = Path(reference).expanduser()
+    commits: dict[str, str] = {}
     if folder.is_dir():
         name = folder.resolve().name
     elif _REPOSITORY.fullmatch(reference):
-        name, folder = reference, _from_hub(reference)
+        name, (folder, commits) = reference, _from_hub(reference)
     else:
         raise WeightsMissingError(f"model: there is no folder {reference}")
     used = [weights_file(folder), *(folder / one for one in _BESIDE if (folder / one).is_file())]
@@ -50,7 +51,9 @@ def find_model(reference: str) -> CaptionModel:
         hashes = {file.name: sha256_of(file) for file in used}
     except OSError as error:
         raise WeightsUnusableError(f"model: cannot read {error.filename}: {error.strerror}") from error
-    return CaptionModel(name, str(folder.resolve()), fingerprint(hashes))
+    files = {f"{name.partition('@')[0]}/{file}": sha256 for file, sha256 in hashes.items()}
+    commits = {file: commits[file] for file in files if file in commits}
+    return CaptionModel(name, str(folder.resolve()), fingerprint(hashes), files, commits)
 
 
 def weights_file(folder: Path) -> Path:
@@ -109,7 +112,8 @@ def model_files(reference: str) -> tuple[WeightsFile, ...]:
     return (one(config), *(one(name, optional=True) for name in beside), one(weights, or_else=pickled))
 
 
-def _from_hub(reference: str) -> Path:
+def _from_hub(reference: str) -> tuple[Path, dict[str, str]]:
+    """Where the files of a repository are, and the commit of each that has one."""
     found = resolve(model_files(reference))
     folders = {file.path.parent for file in found}
     if len(folders) > 1:
@@ -117,4 +121,4 @@ def _from_hub(reference: str) -> Path:
         raise WeightsUnusableError(
             f"model: the files of {reference} are in different folders ({places}); put them in one"
         )
-    return folders.pop()
+    return folders.pop(), {str(file.file): file.commit for file in found if file.commit}

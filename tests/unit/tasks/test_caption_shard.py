@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -98,3 +99,16 @@ def test_the_reason_is_one_of_the_list(dataset: Dataset) -> None:
     caption_shard(dataset, 0, captioner(), two_ahead, {})
     record = json.loads(Path(dataset.layer("caption").record_path(0)).read_text())
     assert {Reason(reason) for reason in record["reasons"]} == {Reason.CAPTIONER_ERROR}
+
+
+def test_the_record_tells_files_and_commits_of_the_weights(
+    dataset: Dataset,
+) -> None:
+    plain = caption_shard(dataset, 0, captioner(), two_ahead, {})
+    told = captioner()
+    told.model = replace(told.model, files={"small/a.pth": "f" * 64}, commits={"small/a.pth": "c" * 40})
+    record = caption_shard(dataset, 0, told, two_ahead, {})
+    assert record.unit.config["weights_files"] == {"small/a.pth": "f" * 64}
+    assert record.unit.config["weights_commits"] == {"small/a.pth": "c" * 40}
+    assert (record.fingerprint, record.sha256) == (plain.fingerprint, plain.sha256)
+    assert told.recipe() == captioner().recipe()

@@ -1,5 +1,6 @@
 """Finding the weights of a captioner, and saying early what is wrong with them."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from controlmill.errors import WeightsMissingError, WeightsUnusableError
 from controlmill.testing.small_blip import write_small_blip
+from storage.fingerprint import fingerprint
 from tasks.captioners.model import find_model, model_files, weights_file
 
 
@@ -35,6 +37,33 @@ def test_a_repository_is_looked_for_in_the_folder_of_weights(tmp_path: Path, mon
     assert found.path == str(tmp_path / "somebody" / "small-blip")
     with pytest.raises(WeightsMissingError, match="somebody/other"):
         find_model("somebody/other")
+
+
+def test_each_file_has_its_hash_and_the_hash_of_all_is_what_layers_are_recognised_by(tmp_path: Path) -> None:
+    found = find_model(str(write_small_blip(tmp_path / "small")))
+    hashes = {
+        name: hashlib.sha256((tmp_path / "small" / name).read_bytes()).hexdigest()
+        for name in ("model.safetensors", "config.json", "preprocessor_config.json", "vocab.txt")
+    }
+    assert found.files == {f"small/{name}": sha256 for name, sha256 in hashes.items()}
+    assert found.commits == {}
+    assert found.sha256 == fingerprint(hashes)
+
+
+def test_the_commit_of_a_repository_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.delenv("CONTROLMILL_WEIGHTS", raising=False)
+    repository = tmp_path / "models--somebody--small"
+    write_small_blip(repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "v2").write_text(commit)
+    found = find_model("somebody/small@v2")
+    assert found.reference == "somebody/small@v2"
+    assert found.files.keys() == found.commits.keys()
+    assert "somebody/small/model.safetensors" in found.files
+    assert set(found.commits.values()) == {commit}
 
 
 def test_published_captioners_are_taken_from_one_commit() -> None:
