@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 Matrix = NDArray[np.float64]
 
 _CUT_AT_SIGMAS = 4.0
+_NUM_KEPT = 32
+"""Products that are kept, one for each axis of a size; their factors, of the image's size squared, are not."""
 
 
-@lru_cache(maxsize=256)
 def resizing(num_cells: int, num_pixels: int, *, area: bool) -> Matrix:
     """How OpenCV resizes one axis, (num_pixels, num_cells): by area, or by Lanczos over eight cells."""
     if num_cells == num_pixels:
@@ -25,7 +26,6 @@ def resizing(num_cells: int, num_pixels: int, *, area: bool) -> Matrix:
     return cv2.resize(np.eye(num_cells), (num_cells, num_pixels), interpolation=interpolation).astype(np.float64)
 
 
-@lru_cache(maxsize=256)
 def smoothing(num_pixels: int, sigma: float) -> Matrix:
     """A Gaussian along one axis, (num_pixels, num_pixels); beyond the edge the axis is mirrored, edge included."""
     radius = int(_CUT_AT_SIGMAS * sigma + 0.5)
@@ -40,7 +40,7 @@ def smoothing(num_pixels: int, sigma: float) -> Matrix:
     return matrix
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=_NUM_KEPT)
 def enlarging(num_cells: int, kept: int, num_pixels: int, *, stride: int, area: bool) -> Matrix:
     """From coarse cells to pixels of the image, (num_pixels, num_cells).
 
@@ -54,7 +54,7 @@ def enlarging(num_cells: int, kept: int, num_pixels: int, *, stride: int, area: 
     return resizing(kept, num_pixels, area=area) @ resizing(num_cells, num_cells * stride, area=False)[:kept]
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=_NUM_KEPT)
 def enlarging_smoothly(num_cells: int, kept: int, num_pixels: int, *, stride: int, area: bool, sigma: float) -> Matrix:
     """The same, then smoothed."""
     return smoothing(num_pixels, sigma) @ enlarging(num_cells, kept, num_pixels, stride=stride, area=area)

@@ -1,3 +1,4 @@
+import tracemalloc
 import warnings
 
 import cv2
@@ -39,3 +40,15 @@ def test_what_is_padding_is_cut_off_before_the_second_step() -> None:
     assert np.allclose(matrix.sum(axis=1), 1, atol=1e-4)
     smooth = enlarging_smoothly(4, 30, 64, stride=8, area=False, sigma=3.0)
     assert np.allclose(smooth, smoothing(64, 3.0) @ matrix)
+
+
+def test_images_of_many_sizes_do_not_fill_the_memory() -> None:
+    """A dense matrix of the image's size squared is 5 MiB, and a dataset has as many sizes as it likes."""
+    tracemalloc.start()
+    try:
+        for height in range(700, 760):
+            enlarging_smoothly(23, 184, height, stride=8, area=False, sigma=3.0)
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 16 * 2**20
