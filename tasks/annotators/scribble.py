@@ -32,6 +32,14 @@ class ScribbleOptions(NetworkOptions):
     @model_validator(mode="after")
     def _possible(self) -> Self:
         self.canny()
+        of_others = ("low_threshold", "high_threshold") if self.source == "hed" else ("safe", "weights")
+        other = "canny" if self.source == "hed" else "hed"
+        for name in of_others:
+            # told by the value, because what is remembered of a layer names every option
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"{name}: it is for source {other}, not {self.source}; leave it out, or say source={other}"
+                )
         return self
 
     def canny(self) -> CannyOptions:

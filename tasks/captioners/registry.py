@@ -1,6 +1,7 @@
 """Captioners by name."""
 
 from controlmill.config import BuildConfig, CaptionOptions
+from controlmill.errors import ConfigError
 from tasks.captioners.base import Captioner
 from tasks.captioners.blip import Blip
 from tasks.captioners.lavis import Lavis
@@ -14,9 +15,14 @@ def create(options: CaptionOptions) -> Captioner:
     """Construct the captioner that the options name, its weights found and hashed, not loaded.
 
     Raises:
+        ConfigError: an option of drawn words is given, and words are not drawn.
         WeightsError: the weights are not there, or are not those of a BLIP captioner.
         EnvironmentUnusableError: the captioner needs an environment of its own which is not there.
     """
+    for name in () if options.do_sample else ("top_p", "temperature"):
+        value = getattr(options, name)
+        if value != CaptionOptions.model_fields[name].default:
+            raise ConfigError(f"{name}: {value:g} is for drawn words; leave it out, or add do_sample=true")
     kind = _KINDS[options.captioner]
     if issubclass(kind, Lavis):
         require(kind.environment)

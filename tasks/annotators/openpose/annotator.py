@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Self
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pydantic import model_validator
 
 from controlmill.config.base import Options
 from storage.weights.reference import FoundWeights, WeightsFile
@@ -42,6 +43,14 @@ class OpenposeOptions(NetworkOptions):
     """Look for hands and draw them; takes about thirty times the body's time for each hand."""
     include_face: bool = False
     """Look for faces and draw them."""
+
+    @model_validator(mode="after")
+    def _draws_something(self) -> Self:
+        if not (self.include_body or self.include_hand or self.include_face):
+            raise ValueError(
+                "include_body: false without include_hand or include_face draws nothing, and every map would be black"
+            )
+        return self
 
 
 @dataclass(slots=True)

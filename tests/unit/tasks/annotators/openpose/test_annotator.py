@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from controlmill.errors import ConfigError
 from controlmill.reasons import RowFailure
 from controlmill.testing.pictures import photo
 from controlmill.testing.poses import draw_maps, standing
@@ -14,6 +15,7 @@ from tasks.annotators.network import foreign_imports
 from tasks.annotators.openpose.annotator import Openpose
 from tasks.annotators.openpose.details import NUM_FACE, NUM_HAND
 from tasks.annotators.openpose.people import LIMBS
+from tasks.annotators.registry import create
 
 SIZE = 256
 CELLS = 23
@@ -221,3 +223,11 @@ def test_weights_of_details_are_needed_only_where_they_are_asked_for(make: Calla
         "openpose_faceonly": ["body_pose_model.pth", "facenet.pth"],
         "openpose_full": ["body_pose_model.pth", "hand_pose_model.pth", "facenet.pth"],
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("openpose", {"include_body": False}), ("openpose_hand", {"include_hand": False})]
+)
+def test_a_drawing_of_nothing_is_refused(name: str, options: dict[str, bool]) -> None:
+    with pytest.raises(ConfigError, match=rf"^annotator_options\.{name}\.include_body: .* every map would be black"):
+        create(name, options)
