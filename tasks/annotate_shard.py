@@ -17,7 +17,8 @@ from tasks.progress import Report, ShardProgress, ignore
 from tasks.rows import Map
 from tasks.shard_files import LayerFile
 
-_ROWS_PER_WRITE = 64
+_ROWS_PER_GROUP = 64
+"""Images that are decoded at once, unless a network takes more."""
 
 Group = tuple[list[Pixels], list[str]]
 """Images and their keys."""
@@ -57,13 +58,14 @@ def annotate_shard(
     light = [unit for unit in units if not unit.needed_weights()]
     for unit in light:
         unit.setup("cpu")
+    num_rows = max([_ROWS_PER_GROUP, *(unit.batch_size for unit in units if unit not in light)])
     num_threads = max(1, (os.cpu_count() or 1) // num_parallel)
     waiting: deque[tuple[list[str], list[list[Map]]]] = deque()
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(num_threads, thread_name_prefix="annotate"))
 
         def groups() -> Iterator[Group]:
-            for batch in images.iter_batches(shard, ["key", "image"], _ROWS_PER_WRITE):
+            for batch in images.iter_batches(shard, ["key", "image"], num_rows):
                 rows = batch.to_pylist()
                 keys = [row["key"] for row in rows]
                 pixels = list(pool.map(lambda row: decode_stored(row["image"]["bytes"]), rows))

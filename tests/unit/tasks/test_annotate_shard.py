@@ -90,6 +90,24 @@ def test_a_layer_has_the_same_bytes_alone_and_beside_others(dataset: Dataset, he
     assert alone[0].sha256 == beside[0].sha256
 
 
+def test_groups_are_as_large_as_the_largest_batch_and_bytes_do_not_change(dataset: Dataset, heavy: Heavy) -> None:
+    units = [create("canny", {}), heavy]
+    before = annotate_shard(dataset, 0, units, all_at_once(heavy, []))
+    heavy.batch_size = 100  # type: ignore[misc]  # as an option sets it
+    seen: list[int] = []
+    after = annotate_shard(dataset, 0, units, all_at_once(heavy, seen))
+    assert seen == [100, 30]
+    assert [record.sha256 for record in after] == [record.sha256 for record in before]
+
+
+def test_an_annotator_without_weights_does_not_make_groups_larger(dataset: Dataset, heavy: Heavy) -> None:
+    light = create("canny", {})
+    light.batch_size = 100  # type: ignore[misc]
+    seen: list[int] = []
+    annotate_shard(dataset, 0, [light, heavy], all_at_once(heavy, seen))
+    assert seen == [64, 64, 2]
+
+
 def test_nothing_is_left_of_a_shard_that_fails(dataset: Dataset, heavy: Heavy) -> None:
     def broken(groups: Iterable[Group]) -> Iterator[list[list[Map]]]:
         yield [make_maps(heavy, *next(iter(groups)))]
