@@ -15,7 +15,7 @@ from controlmill.testing.pictures import photo
 from storage.schema import layer_schema
 from tasks.annotators.base import Annotation, Annotator
 from tasks.annotators.network import NetworkAnnotator
-from tasks.annotators.registry import PRESETS, names
+from tasks.annotators.registry import PRESETS, find, names
 from tasks.images.encode import encode_map
 
 SIZES = ((64, 128), (37, 96))
@@ -25,6 +25,7 @@ ODD_SIZES = (*SIZES, (320, 448), (33, 130))
 LARGEST_SHARE_OF_OTHER_PIXELS = 0.002
 
 UNITS = [name for name in names() if name not in PRESETS]
+NETWORKS = [name for name in UNITS if issubclass(find(name), NetworkAnnotator)]
 
 
 @pytest.fixture(params=UNITS, scope="module")
@@ -111,9 +112,10 @@ def test_a_picture_too_narrow_is_a_map_or_its_own_failure(annotator: Annotator, 
         assert narrow.map.shape[:2] == size[::-1]
 
 
-def test_what_is_not_finite_is_a_failure_and_no_blank_map(annotator: Annotator) -> None:
-    if not isinstance(annotator, NetworkAnnotator):
-        return
+@pytest.mark.parametrize("name", NETWORKS)
+def test_what_is_not_finite_is_a_failure_and_no_blank_map(name: str, ready: Callable[..., Annotator]) -> None:
+    annotator = ready(name)
+    assert isinstance(annotator, NetworkAnnotator)
     parameters = list(annotator.network.parameters())
     before = [values.clone() for values in parameters]
     try:
