@@ -3,9 +3,10 @@
 Simon et al., "Hand Keypoint Detection in Single Images using Multiview Bootstrapping", 2017; the constants are those of
 ControlNet's annotator (controlnet_aux, open_pose/hand.py and face.py).
 
-Shapes: N squares, K keypoints, s by s pixels of the network's input, c by c cells.
+Shapes: N squares (n of one size), K keypoints, s by s pixels of the network's input, c by c cells.
 """
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -13,9 +14,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.annotators.batches import same_size
 from tasks.annotators.network import finite
 from tasks.annotators.openpose.body import STRIDE
 from tasks.annotators.openpose.operators import enlarging, smoothing
+from tasks.annotators.openpose.regions import highest_points
 from tasks.images.types import Pixels, as_pixels
 
 if TYPE_CHECKING:
@@ -45,32 +48,36 @@ def find_hands(
     for side in _HAND_SIDES:
         maps_NKcc = _run(network, soft, side, device, batch_size)[:, :NUM_HAND].double()
         matrix = torch.from_numpy(enlarging(maps_NKcc.shape[2], side, _HAND_MAP, stride=STRIDE, area=True)).to(device)
-        mean_NKHW = mean_NKHW + matrix @ maps_NKcc @ matrix.T / len(_HAND_SIDES)
+        # a fourth is exact: the same bits as a fourth of the product, on less
+        mean_NKHW += (matrix / len(_HAND_SIDES)) @ maps_NKcc @ matrix.T
     blur = torch.from_numpy(smoothing(_HAND_MAP, _HAND_SIGMA)).to(device)
     smooth_NKHW = blur @ mean_NKHW @ blur.T
-    pairs = zip(mean_NKHW.cpu().numpy(), smooth_NKHW.cpu().numpy(), squares, strict=True)
-    return [
-        np.stack([_hand_point(raw, smooth, square) for raw, smooth in zip(raws, smooths, strict=True)])
-        for raws, smooths, square in pairs
-    ]
+    points_M3 = highest_points(mean_NKHW.flatten(0, 1), smooth_NKHW.flatten(0, 1), _LEAST)
+    found = list(points_M3.reshape(len(squares), NUM_HAND, 3).cpu().numpy())
+    for points, square in zip(found, squares, strict=True):
+        points[:, :2] = np.floor(points[:, :2] * (square.shape[1], square.shape[0]) / _HAND_MAP)
+    return found
 
 
 def find_faces(
     network: "nn.Module", squares: Sequence[Pixels], device: "torch.device", batch_size: int
 ) -> list[Points]:
     """Keypoints of the face in each BGR square; one more than 70, the last is where the network sees no keypoint."""
+    import torch
     from torch.nn import functional
 
     maps_NKcc = _run(network, squares, _FACE_SIDE, device, batch_size)
-    found = []
-    for maps_Kcc, square in zip(maps_NKcc, squares, strict=True):
-        size = square.shape[:2]
-        maps_1KHW = functional.interpolate(maps_Kcc[None], size, mode="bilinear", align_corners=True)
-        best_K, index_K = maps_1KHW[0].flatten(1).max(dim=1)
-        points = np.stack([(index_K % size[1]).cpu(), (index_K // size[1]).cpu(), best_K.cpu()], axis=1).astype(float)
-        points[points[:, 2] <= _LEAST] = np.nan
-        found.append(points)
-    return found
+    points_NK3 = torch.empty(*maps_NKcc.shape[:2], 3, dtype=torch.float64, device=device)
+    for batch in same_size({index: square.shape[:2] for index, square in enumerate(squares)}, batch_size):
+        size = squares[batch[0]].shape[:2]
+        maps_nKHW = functional.interpolate(maps_NKcc[batch], size, mode="bilinear", align_corners=True)
+        best_nK, index_nK = maps_nKHW.flatten(2).max(dim=2)
+        points_NK3[batch] = torch.stack(
+            [(index_nK % size[1]).double(), (index_nK // size[1]).double(), best_nK.double()], dim=2
+        )
+    points_NK3[points_NK3[:, :, 2] <= _LEAST] = math.nan
+    # waited for once: which faces are of one size is known here, what is in them is not
+    return list(points_NK3.cpu().numpy())
 
 
 def _run(
@@ -92,15 +99,3 @@ def _run(
 def _resized(square: Pixels, side: int) -> Pixels:
     interpolation = cv2.INTER_AREA if side < square.shape[0] else cv2.INTER_LANCZOS4
     return as_pixels(cv2.resize(square, (side, side), interpolation=interpolation))
-
-
-def _hand_point(raw: NDArray[np.float64], smooth: NDArray[np.float64], square: Pixels) -> NDArray[np.float64]:
-    """The highest point of the connected region with the largest sum, in pixels of the square."""
-    num_regions, regions = cv2.connectedComponents(as_pixels(smooth > _LEAST), connectivity=8)
-    if num_regions == 1:
-        return np.full(3, np.nan)
-    sums = np.bincount(regions.ravel(), weights=raw.ravel(), minlength=num_regions)
-    there = np.where(regions == 1 + sums[1:].argmax(), raw, 0.0)
-    row, column = divmod(int(there.argmax()), raw.shape[1])
-    height, width = square.shape[:2]
-    return np.array([int(column * width / raw.shape[1]), int(row * height / raw.shape[0]), there[row, column]])
