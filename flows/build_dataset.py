@@ -13,7 +13,7 @@ from flows.report import BuildReport
 from flows.run_name import named
 from flows.session import session
 from storage.dataset import Dataset
-from tasks.captioners.registry import captioner_of
+from tasks.recipe import captioner_of
 from tasks.stages import planned_shards
 
 

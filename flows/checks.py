@@ -1,9 +1,10 @@
 """What a run of several stages checks before its first. No Prefect here."""
 
+from functools import partial
+
 from controlmill.config import BuildAndTrainConfig
-from tasks.annotators.weights import find_all_weights
-from tasks.captioners.registry import captioner_of
-from tasks.recipe import annotators
+from storage.weights.resolve import together
+from tasks.recipe import captioner_of
 from tasks.sources.plan import check_source
 from training.base_files import find_base
 
@@ -13,11 +14,10 @@ def check(config: BuildAndTrainConfig) -> None:
 
     Raises:
         SourceError: there is no such source.
-        WeightsError: the base, or the weights of an annotator, are not there.
+        WeightsError: the base, or weights of annotators or captioner, are not there; one error for all.
         ConfigError: there is no such annotator or column.
     """
     check_source(config.build)
-    find_all_weights(annotators(config.build))
-    captioner_of(config.build)
     train = config.train
-    find_base(train.pretrained_model_name_or_path, revision=train.revision, variant=train.variant)
+    base = partial(find_base, train.pretrained_model_name_or_path, revision=train.revision, variant=train.variant)
+    together(partial(captioner_of, config.build), base)

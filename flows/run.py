@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 def run_build(config: BuildConfig) -> "BuildReport":
     """Build or go on building a dataset."""
-    from tasks.captioners.registry import captioner_of
+    from tasks.recipe import captioner_of
     from tasks.stages import planned_shards
 
     dataset = Dataset(config.output_folder)

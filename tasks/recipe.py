@@ -7,17 +7,17 @@ A layer made from images can: where its recipe changes, it is made again.
 import json
 from typing import Any
 
-from controlmill.config import CaptionOptions, ImageOptions, LayerOptions, PullOptions, ShardOptions
+from controlmill.config import BuildConfig, CaptionOptions, ImageOptions, LayerOptions, PullOptions, ShardOptions
 from controlmill.errors import ConfigError, DatasetMismatchError
 from storage.dataset import Dataset
 from storage.filesystem import redact
 from storage.fingerprint import fingerprint
 from tasks.annotators.base import Annotator
 from tasks.annotators.registry import create
-from tasks.annotators.weights import find_all_weights
 from tasks.captioners.base import LAYER as CAPTION
 from tasks.captioners.base import Captioner
 from tasks.captioners.registry import create as create_captioner
+from tasks.weights import find_all_weights
 
 IMAGE_VERSION = "1"
 """Raised when the same bytes and options give other pixels or other file bytes."""
@@ -67,6 +67,19 @@ def caption_fingerprint(captioner: Captioner, image: str) -> str:
     return fingerprint(captioner.name, captioner.version, captioner.recipe(), image)
 
 
+def captioner_of(config: BuildConfig) -> Captioner | None:
+    """The captioner of a build, None where it has none; all weights of the build are there then.
+
+    Raises:
+        ConfigError: there is no such annotator, or one of its options is wrong.
+        WeightsError: weights are not there; one error for all that are missing.
+        EnvironmentUnusableError: the captioner needs an environment of its own which is not there.
+    """
+    options = config.caption_options(config.seed)
+    find_all_weights(annotators(config), None if options is None else options.model)
+    return None if options is None else create_captioner(options)
+
+
 def remember_captions(dataset: Dataset, captioner: Captioner) -> None:
     """Write down how the captions are made: `retry` makes those of its shards by it.
 
@@ -89,7 +102,9 @@ def remembered_captioner(dataset: Dataset) -> Captioner | None:
     known = _built(dataset).get(CAPTION)
     if known is None or "options" not in known:
         return None
-    captioner = create_captioner(CaptionOptions.model_validate(known["options"]))
+    options = CaptionOptions.model_validate(known["options"])
+    find_all_weights(annotators(remembered(dataset, PullOptions())), options.model)
+    captioner = create_captioner(options)
     if captioner.recipe()["weights"] != known["weights"]:
         raise DatasetMismatchError(
             f"model: {captioner.options.model} is not what captions of {redact(dataset.uri)} were made with; put the "

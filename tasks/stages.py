@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from controlmill.config import BuildConfig, LayerOptions
 from storage.dataset import Dataset
-from tasks.annotators.weights import find_all_weights
 from tasks.captioners.base import Captioner
 from tasks.recipe import annotators, check, remember, remember_captions
 from tasks.sources.plan import plan
+from tasks.weights import find_all_weights
 
 if TYPE_CHECKING:
     from storage.record import ShardStatus

@@ -13,7 +13,7 @@ class CaptionOptions(Options):
 
     captioner: Literal["blip", "lavis"]
     """What writes the captions: blip (transformers), or lavis (salesforce-lavis, in an environment of its own)."""
-    model: str = Field(min_length=1)
+    model: str = Field(default="Salesforce/blip-image-captioning-base", min_length=1)
     """BLIP weights: a folder in transformers' or LAVIS's form, or owner/name or owner/name@revision on the hub."""
     prompt: str = "a picture of"
     """Words that every caption goes on from; they are not part of it. Empty for none."""

@@ -7,7 +7,7 @@ that need one and a mirror of the hub are set by the environment variables of `h
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,22 @@ def resolve(files: Sequence[WeightsFile], given: str | None = None, *, download:
     if missing:
         raise WeightsMissingError(missing_text(missing, given))
     return found
+
+
+def together(*finders: Callable[[], object]) -> None:
+    """Call each of `finders`, so that whatever they miss is told at once.
+
+    Raises:
+        WeightsMissingError: one error for all that are missing.
+    """
+    missing: list[str] = []
+    for find in finders:
+        try:
+            find()
+        except WeightsMissingError as error:
+            missing.append(str(error))
+    if missing:
+        raise WeightsMissingError("; ".join(missing))
 
 
 def locate_any(file: WeightsFile, given: str | None = None) -> FoundWeights | None:

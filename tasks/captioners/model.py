@@ -41,7 +41,7 @@ def find_model(reference: str) -> CaptionModel:
     commits: dict[str, str] = {}
     if folder.is_dir():
         name = folder.resolve().name
-    elif _REPOSITORY.fullmatch(reference):
+    elif is_on_hub(reference):
         name, (folder, commits) = reference, _from_hub(reference)
     else:
         raise WeightsMissingError(f"model: there is no folder {reference}")
@@ -54,6 +54,11 @@ def find_model(reference: str) -> CaptionModel:
     files = {f"{name.partition('@')[0]}/{file}": sha256 for file, sha256 in hashes.items()}
     commits = {file: commits[file] for file in files if file in commits}
     return CaptionModel(name, str(folder.resolve()), fingerprint(hashes), files, commits)
+
+
+def is_on_hub(reference: str) -> bool:
+    """Whether a reference names a repository of the hub: it is no folder of this machine, and could be one's name."""
+    return not Path(reference).expanduser().is_dir() and _REPOSITORY.fullmatch(reference) is not None
 
 
 def weights_file(folder: Path) -> Path:

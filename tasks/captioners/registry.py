@@ -1,6 +1,6 @@
 """Captioners by name."""
 
-from controlmill.config import BuildConfig, CaptionOptions
+from controlmill.config import CaptionOptions
 from controlmill.errors import ConfigError
 from tasks.captioners.base import Captioner
 from tasks.captioners.blip import Blip
@@ -27,9 +27,3 @@ def create(options: CaptionOptions) -> Captioner:
     if issubclass(kind, Lavis):
         require(kind.environment)
     return kind(options, find_model(options.model))
-
-
-def captioner_of(config: BuildConfig) -> Captioner | None:
-    """The captioner of a build, None where it has none; raises what `create` raises."""
-    options = config.caption_options(config.seed)
-    return None if options is None else create(options)

@@ -116,10 +116,16 @@ def test_captions_of_a_build_are_checked_before_anything_starts() -> None:
     assert validate(BuildConfig, GIVEN).caption_options() is None
 
 
+@pytest.mark.parametrize("captioner", ["blip", "lavis"])
+def test_a_captioner_has_a_model_without_being_told(captioner: str) -> None:
+    options = validate(BuildConfig, GIVEN | {"captioner": captioner}).caption_options()
+    assert options is not None
+    assert options.model == "Salesforce/blip-image-captioning-base"
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"captioner": "blip"}, "captioner_options.model: Field required"),
         ({"captioner_options": {"model": "small"}}, "there are options, but captioner names none"),
         ({"captioner": "blip", "captioner_options": {"model": "small", "num_beans": 3}}, "did you mean num_beams?"),
         ({"captioner": "clip"}, "captioner: Input should be 'blip' or 'lavis'"),

@@ -14,7 +14,7 @@ from controlmill.testing.pictures import photo
 from tasks.annotators.base import Annotation, Annotator
 from tasks.annotators.network import NetworkOptions, PaddedNetworkAnnotator, foreign_imports, pad, to_pixels
 from tasks.annotators.registry import create
-from tasks.annotators.weights import find_all_weights
+from tasks.weights import find_all_weights
 
 
 class Grey(PaddedNetworkAnnotator):
