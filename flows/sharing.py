@@ -5,7 +5,8 @@ occupy none in Ray's books: tasks that pull need whole CPUs, and could wait for 
 """
 
 import math
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,6 +17,9 @@ from controlmill.errors import EngineStartError
 
 Device = Literal["cpu", "cuda"]
 
+_UNITS = 10_000
+"""Parts of a GPU are counted as Ray counts them: to the fourth digit."""
+
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
@@ -25,18 +29,22 @@ class Cluster:
     num_gpus: float
     cpus_of_largest_node: float
     object_store_bytes: float = 0.0
+    gpus_of_nodes: tuple[int, ...] = ()
+    """GPUs of each machine that has some; where none is told, all are in one."""
 
 
 def cluster_of_ray() -> Cluster:
     """The cluster that this process is connected to."""
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    largest = max((node["Resources"].get("CPU", 1.0) for node in nodes if node["Alive"]), default=1.0)
+    alive = [node["Resources"] for node in nodes if node["Alive"]]
+    largest = max((node.get("CPU", 1.0) for node in alive), default=1.0)
     return Cluster(
         max(1.0, resources.get("CPU", 1.0)),
         resources.get("GPU", 0.0),
         max(1.0, largest),
         resources.get("object_store_memory", 0.0),
+        tuple(int(node["GPU"]) for node in alive if node.get("GPU", 0.0) >= 1),
     )
 
 
@@ -92,14 +100,66 @@ def _of_cpus(demand: Demand, engine: EngineOptions, cluster: Cluster) -> Share:
 def _of_gpus(parts: list[float], engine: EngineOptions, cluster: Cluster) -> list[Share]:
     if not parts:
         return []
-    needed = sum(parts) * (engine.num_actors or 1)
-    if needed > cluster.num_gpus:
+    _refuse_broken(parts)
+    wanted = [_units(part) for part in parts]
+    num_actors = engine.num_actors or 1
+    if not _fit(wanted * num_actors, cluster):
         if engine.num_gpus is not None:
-            raise EngineStartError(
-                f"num_gpus: {len(parts)} networks with {engine.num_gpus:g} for each copy need {needed:g} GPUs, but the "
-                f"Ray cluster has {cluster.num_gpus:g}; lower num_gpus or num_actors"
-            )
-        # rounded down, because Ray counts parts of a GPU to the fourth digit
-        parts = [math.floor(part * cluster.num_gpus / needed * 1000) / 1000 for part in parts]
-    num_actors = engine.num_actors or max(1, int(cluster.num_gpus / sum(parts)))
-    return [Share("cuda", num_actors, num_gpus=part) for part in parts]
+            raise EngineStartError(_too_few(engine.num_gpus, len(parts), num_actors, cluster))
+        scale = _largest(_UNITS, lambda scale: _fit([_scaled(part, scale) for part in wanted] * num_actors, cluster))
+        wanted = [_scaled(part, scale) for part in wanted]
+    most = int(cluster.num_gpus * _UNITS // sum(wanted))
+    num_actors = engine.num_actors or max(1, _largest(most, lambda copies: _fit(wanted * copies, cluster)))
+    return [Share("cuda", num_actors, num_gpus=part / _UNITS) for part in wanted]
+
+
+def _units(part: float) -> int:
+    return max(1, round(part * _UNITS))
+
+
+def _refuse_broken(parts: Sequence[float]) -> None:
+    broken = next((part for part in parts if part > 1 and part % 1), None)
+    if broken is not None:
+        raise EngineStartError(
+            f"num_gpus: a network asks for {broken:g} GPUs; above 1 it must be a whole number, as in num_gpus=2"
+        )
+
+
+def _fit(parts: Sequence[int], cluster: Cluster) -> bool:
+    """Whether parts of GPUs fit at the same time, the largest placed first, each on the first GPU with room."""
+    nodes = [[_UNITS] * num_gpus for num_gpus in cluster.gpus_of_nodes or (int(cluster.num_gpus),)]
+    return all(_place(part, nodes) for part in sorted(parts, reverse=True))
+
+
+def _place(part: int, nodes: list[list[int]]) -> bool:
+    """Take a part from what is free of the GPUs of each node: of a single GPU, or whole ones of a single node."""
+    num_gpus, of_each = (part // _UNITS, _UNITS) if part >= _UNITS else (1, part)
+    for free in nodes:
+        room = [index for index, left in enumerate(free) if left >= of_each][:num_gpus]
+        if len(room) == num_gpus:
+            for index in room:
+                free[index] -= of_each
+            return True
+    return False
+
+
+def _scaled(part: int, scale: int) -> int:
+    """A part of a part; above one GPU a whole number of them."""
+    smaller = max(1, part * scale // _UNITS)
+    return smaller // _UNITS * _UNITS if smaller > _UNITS else smaller
+
+
+def _largest(most: int, fits: Callable[[int], bool]) -> int:
+    """The largest number of 1 to `most` that fits; 0 where none does."""
+    return bisect_left(range(1, most + 1), True, key=lambda number: not fits(number))
+
+
+def _too_few(num_gpus: float, num_networks: int, num_actors: int, cluster: Cluster) -> str:
+    num_copies = num_networks * num_actors
+    needed = num_copies * num_gpus if num_gpus >= 1 else math.ceil(num_copies / (_UNITS // _units(num_gpus)))
+    copies = "" if num_actors == 1 else f" of {num_actors}"
+    largest = "" if len(cluster.gpus_of_nodes) < 2 else f", at most {max(cluster.gpus_of_nodes)} in one machine"
+    return (
+        f"num_gpus: {num_networks} networks with {num_gpus:g} for each copy{copies} need {needed:g} GPUs, but the "
+        f"Ray cluster has {cluster.num_gpus:g}{largest}; lower num_gpus or num_actors"
+    )

@@ -44,6 +44,10 @@ class Resources:
     num_gpus: float = 0.0
     memory_bytes: int = 512 * 1024 * 1024
 
+    def __post_init__(self) -> None:
+        if self.num_gpus > 1 and self.num_gpus % 1:
+            raise ValueError(f"num_gpus: {self.num_gpus:g}; above 1 it must be a whole number")
+
 
 class Annotator(ABC):
     """A unit in three moments: construct (cheap, picklable), `setup` once per worker, call with batches.

@@ -5,6 +5,7 @@ import pytest
 from controlmill.config import EngineOptions
 from controlmill.errors import EngineStartError
 from flows.sharing import Cluster, Demand, Share, shares
+from tasks.annotators.base import Resources
 
 NETWORK = Demand(num_cpus=1.0, num_gpus=0.25)
 CAPTIONER = Demand(num_cpus=4.0, num_gpus=1.0)
@@ -36,6 +37,55 @@ def test_what_does_not_fit_together_gets_less() -> None:
     given = shares([NETWORK] * 4 + [CAPTIONER], EngineOptions(), cluster(num_gpus=1))
     assert [share.num_gpus for share in given] == [0.125] * 4 + [0.5]
     assert {share.num_actors for share in given} == {1}
+
+
+WHOLE = Demand(num_cpus=1.0, num_gpus=1.0)
+
+
+@pytest.mark.parametrize(
+    ("demands", "options", "num_gpus", "expected"),
+    [
+        # what is left of each GPU is of no use: an actor is on one
+        ([NETWORK], {"num_gpus": 0.6}, 3, (3, [0.6])),
+        ([NETWORK], {"num_gpus": 0.4}, 2, (4, [0.4])),
+        ([NETWORK], {"num_gpus": 0.3333}, 2, (6, [0.3333])),
+        ([NETWORK], {"num_gpus": 2}, 5, (2, [2.0])),
+        ([NETWORK] * 9, {}, 2, (1, [0.2] * 9)),
+        ([WHOLE] * 3, {}, 2, (1, [0.5] * 3)),
+        ([NETWORK] * 2, {"num_actors": 5}, 2, (5, [0.2] * 2)),
+        ([NETWORK] * 4 + [CAPTIONER], {}, 2, (1, [0.25] * 4 + [1.0])),
+        ([NETWORK] * 4 + [CAPTIONER], {}, 3, (1, [0.25] * 4 + [1.0])),
+        ([NETWORK] * 4 + [CAPTIONER], {}, 4, (2, [0.25] * 4 + [1.0])),
+        ([Demand(1.0, 2.0)], {}, 1, (1, [1.0])),
+        ([Demand(1.0, 3.0), NETWORK], {}, 3, (1, [2.0, 0.2499])),
+    ],
+)
+def test_every_actor_is_on_one_gpu(
+    demands: list[Demand], options: dict[str, float], num_gpus: int, expected: tuple[int, list[float]]
+) -> None:
+    given = shares(demands, EngineOptions.model_validate(options), cluster(num_gpus=num_gpus))
+    assert [share.num_gpus for share in given] == expected[1]
+    assert {share.num_actors for share in given} == {expected[0]}
+
+
+@pytest.mark.parametrize("demands", [[NETWORK] * 4 + [CAPTIONER], [NETWORK] * 5])
+def test_the_error_counts_whole_gpus(demands: list[Demand]) -> None:
+    with pytest.raises(EngineStartError, match=r"^num_gpus: 5 networks with 0\.4 for each copy need 3 GPUs, but .* 2;"):
+        shares(demands, EngineOptions(num_gpus=0.4), cluster(num_gpus=2))
+
+
+def test_gpus_of_one_actor_are_in_one_machine() -> None:
+    two_machines = Cluster(8, 4, 4, gpus_of_nodes=(3, 1))
+    assert shares([NETWORK], EngineOptions(num_gpus=2), two_machines) == [Share("cuda", 1, num_gpus=2.0)]
+    with pytest.raises(EngineStartError, match="need 2 GPUs, but the Ray cluster has 4, at most 1 in one machine;"):
+        shares([NETWORK], EngineOptions(num_gpus=2), Cluster(8, 4, 4, gpus_of_nodes=(1, 1, 1, 1)))
+
+
+def test_a_gpu_and_a_half_is_refused() -> None:
+    with pytest.raises(EngineStartError, match=r"a network asks for 1\.5 GPUs; above 1 it must be a whole number"):
+        shares([Demand(1.0, 1.5)], EngineOptions(), cluster(num_gpus=4))
+    with pytest.raises(ValueError, match=r"num_gpus: 1\.5; above 1 it must be a whole number"):
+        Resources(num_gpus=1.5)
 
 
 def test_what_was_asked_for_and_does_not_fit_is_refused() -> None:
