@@ -103,7 +103,7 @@ def _shard(hed: NetworkAnnotator, images: list[Pixels], folder: Path, num_rows: 
     config = BuildConfig(image_folder=str(folder / "pictures"), output_folder=str(folder / "dataset"))
     dataset = Dataset.create(config.output_folder)
     assert list(planned_shards(dataset, config)) == [0]
-    assert pull_shard(dataset, 0, config).rows == num_rows
+    assert pull_shard(dataset, 0, config)[0].rows == num_rows
     batch = _tensors(hed, images)
 
     def make_maps_here(groups: Iterable[Group]) -> Iterator[list[list[Map]]]:

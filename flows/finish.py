@@ -25,6 +25,8 @@ def finish(dataset: Dataset, report: BuildReport) -> BuildReport:
     report.flow_run_url = flow_run.ui_url
     done = {"shards": report.num_shards, "complete_before": report.num_shards_before, "images": report.num_images}
     log("dataset_complete", **done, failed=report.failed.total())
+    for layer, lack in sorted(report.lacks.items()):
+        log("layer_incomplete", layer=layer, rows=lack.num_rows, message=lack.why)
     where = f"`{redact(dataset.address)}`"
     create_table_artifact(report.table(), key="dataset-rows", description=f"This run on {where}")
     if report.num_shards:

@@ -16,7 +16,7 @@ from flows import metrics
 from flows.crews import ANNOTATE, CAPTION, Crew
 from flows.fan_out import Job
 from flows.planner import BackgroundPlanner
-from flows.report import BuildReport
+from flows.report import BuildReport, counted
 from flows.shard_tasks import annotate_shard, caption_shard, pull_shard
 from storage.dataset import Dataset
 from storage.record import CommitRecord
@@ -107,6 +107,8 @@ class _Open:
 
     work: Work
     num_jobs: int
+    records: list[CommitRecord]
+    """What this run has committed of it so far."""
 
 
 class Jobs:
@@ -166,9 +168,9 @@ class Jobs:
                 self._num_rows += work.num_rows
                 num_added += 1
 
-    def _add(self, work: Work) -> None:
+    def _add(self, work: Work, records: Sequence[CommitRecord] = ()) -> None:
         jobs = self._maker.jobs(work)
-        self._open[work.shard] = _Open(work, len(jobs))
+        self._open[work.shard] = _Open(work, len(jobs), list(records))
         for lane, job in jobs:
             self._waiting[lane].append(job)
         # networks load while the first shards are pulled
@@ -178,21 +180,19 @@ class Jobs:
 
     def count(self, job: Job, records: list[CommitRecord]) -> None:
         """Take a job's commit records into the report; whatever its shard needs next is waiting then."""
-        if job.counts:
-            self.report.add(records[0])
+        self.report.add(records, counts=job.counts)
+        metrics.shard_committed(records, counted(records) if job.counts else None)
         shard = self._open[job.shard]
-        following = self._maker.afterwards(shard.work)
-        later = following.layers if following is not None else ()
-        beside = [layer for layer in shard.work.layers if layer not in later] if shard.work.pull else []
-        metrics.shard_committed(records, beside, counts=job.counts)
+        shard.records += records
         shard.num_jobs -= 1
         if shard.num_jobs:
             return
         del self._open[job.shard]
+        following = self._maker.afterwards(shard.work)
         if following is not None:
-            self._add(following)
+            self._add(following, shard.records)
             return
-        log("shard_written", shard=f"{job.shard:05d}", rows=records[0].rows, failed=sum(records[0].reasons.values()))
+        _log_written(job.shard, shard.records)
         self.show()
         observer().shard_done(job.shard)
 
@@ -209,3 +209,12 @@ class Jobs:
         except (RayError, TimeoutError):
             return 0, {}  # the board was killed and is coming back, empty: a display, nothing depends on it
         return int(done), failed
+
+
+def _log_written(shard: int, records: list[CommitRecord]) -> None:
+    """Say that a shard is complete, how many of its rows failed, and how many each layer lacks."""
+    of_rows = counted(records)
+    lacking = {record.layer: record.count - record.successes for record in records if record is not of_rows}
+    beside = ",".join(f"{layer}:{num}" for layer, num in sorted(lacking.items()) if num)
+    said = {"rows": of_rows.rows, "failed": of_rows.count - of_rows.successes}
+    log("shard_written", shard=f"{shard:05d}", **said, **({"lacking": beside} if beside else {}))

@@ -5,7 +5,7 @@ process of the flow, which hears of every commit: a counter says what is committ
 Prometheus sees counters begin again, as it is used to. Where nobody collects them, setting one costs microseconds.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -45,24 +45,17 @@ _BOUNDARIES: dict[str, list[float]] = {
 _SCALARS = {"probe/gain": "controlmill_control_gain"}
 
 
-def shard_committed(
-    records: Iterable[CommitRecord], layers_of_pixels: Iterable[str] = (), *, counts: bool = True
-) -> None:
-    """Count the commit records of a job.
-
-    Args:
-        records: what the job committed.
-        layers_of_pixels: layers that were made in the same pass as the images, and have their rows.
-        counts: whether the rows of the first are counted: those of a shard are, once.
-    """
-    for number, record in enumerate(records):
-        if number == 0 and counts:
-            _add("controlmill_rows_total", record.successes, result="image")
-            _add("controlmill_rows_total", record.count - record.successes, result="failed")
-            for reason, num in record.reasons.items():
-                _add("controlmill_failures_total", num, reason=str(reason))
-        for layer in (record.layer, *(layers_of_pixels if number == 0 else ())):
-            _add("controlmill_layer_rows_total", record.rows, layer=layer)
+def shard_committed(records: Sequence[CommitRecord], counted: CommitRecord | None) -> None:
+    """Count the commit records of a job; `counted` is the one whose rows are: those of a shard are, once."""
+    if counted is not None:
+        _add("controlmill_rows_total", counted.successes, result="image")
+        _add("controlmill_rows_total", counted.count - counted.successes, result="failed")
+        for reason, num in counted.reasons.items():
+            _add("controlmill_failures_total", num, reason=str(reason))
+    for record in records:
+        _add("controlmill_layer_rows_total", record.rows, layer=record.layer)
+    # layers that are made in the pass that pulls are part of it
+    for record in records[:1] if records[0].layer == "image" else records:
         _metric("controlmill_shard_seconds").observe(record.duration, tags={"layer": record.layer})
 
 

@@ -32,9 +32,9 @@ def pull_shard(uri: str, shard: int, options: ShardOptions, num_parallel: int, b
     from tasks.pull_shard import pull_shard as work
 
     with _in_log():
-        record = work(Dataset(uri), shard, options, num_parallel, _post_to(board))
+        records = work(Dataset(uri), shard, options, num_parallel, _post_to(board))
     _finish(board, shard)
-    return [record]
+    return records
 
 
 @task(name="annotate-shard", task_run_name="annotate {shard:05d}", persist_result=False, cache_policy=NO_CACHE)

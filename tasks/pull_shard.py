@@ -27,8 +27,8 @@ _ROWS_PER_WRITE = 64
 
 def pull_shard(
     dataset: Dataset, shard: int, config: ShardOptions, num_parallel: int = 1, report: Report = ignore
-) -> CommitRecord:
-    """Make the `image` layer of a planned shard and those of `config.annotators`; returns the image's commit record.
+) -> list[CommitRecord]:
+    """Make the `image` layer of a planned shard and those of `config.annotators`; returns their records, image first.
 
     `num_parallel` tasks like this one share the machine and the politeness limits.
 

@@ -124,16 +124,18 @@ class ShardFiles:
         for name, layer in self._layers.items():
             layer.write(keys, [row.maps[name] for row in finished])
 
-    def commit(self) -> CommitRecord:
-        """Make the shard visible: failures, annotators' layers, then the images, whose record says it is done."""
+    def commit(self) -> list[CommitRecord]:
+        """Make the shard visible: failures, annotators' layers, then the images, whose record says it is done.
+
+        Returns the records, that of the images first.
+        """
         written = self._image.close()
         image = LayerInput(fingerprint=image_fingerprint(image_recipe(self._config)), sha256=written.sha256)
         failures = self._write_failures()
-        for layer in self._layers.values():
-            layer.commit(image)
+        of_layers = [layer.commit(image) for layer in self._layers.values()]
         record = self._record(written, image.fingerprint, failures.sha256)
         self._image.commit(record)
-        return record
+        return [record, *of_layers]
 
     def _write_failures(self) -> WrittenFile:
         with ShardWriter(self.dataset, FAILURES, self.shard, self._failure_schema) as writer:

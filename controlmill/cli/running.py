@@ -85,6 +85,8 @@ def print_summary(report: "BuildReport", dataset: str, console: Console) -> None
         for reason, num in report.failed.most_common():
             table.add_row(f"{num:,}", reason.value)
         say(table)
+    for line in report.lines():
+        say(line, highlight=False, markup=False, soft_wrap=True)
     again = ",".join(reason.value for reason, _ in report.failed.most_common() if reason in PASSING)
     if again:
         say(f"pull again:  controlmill retry {shlex.quote(dataset)} --reason {again}", highlight=False, soft_wrap=True)

@@ -13,6 +13,7 @@ from controlmill.cli.running import print_summary, running
 from controlmill.logs import configure, log, warning
 from controlmill.progress import LogObserver, observer
 from controlmill.reasons import Reason
+from controlmill.testing.records import record_of
 from flows.report import BuildReport
 
 
@@ -38,6 +39,17 @@ def test_summary_with_failures() -> None:
         "4 dns",
         "pull again: controlmill retry DATA --reason timeout,dns",
         "look at it: controlmill inspect DATA",
+    ]
+
+
+def test_layers_that_lack_rows_are_named_with_what_went_wrong() -> None:
+    report = BuildReport("DATA", num_shards=2, num_rows=12, num_images=12, seconds=1.0)
+    boom = "ValueError: a [bold] image"
+    report.add([record_of("hed", 8, {boom: 7}), record_of("caption", 8, {"Error: x": 1})], counts=False)
+    assert summary(report)[:3] == [
+        "12 rows in 2 shards, 1.0 s: 12 images (12.0 per second), 0 failed",
+        "caption: 1 row without a caption (Error: x)",
+        "hed: 7 rows without a map (ValueError: a [bold] image)",
     ]
 
 
