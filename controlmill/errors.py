@@ -15,7 +15,8 @@
     ├── EngineError                  5
     │   ├── EngineStartError         5  Ray or the Prefect server did not start
     │   ├── EnvironmentUnusableError 5  an isolated Python environment is not there, or could not be made
-    │   └── WorkerLostError          5  a worker died more often than it may
+    │   ├── WorkerLostError          5  a worker died more often than it may
+    │   └── DeviceLostError          5  a GPU answers this process with errors only, whatever it is asked for
     ├── NetworkOutageError           6  this machine has lost its network; no row was marked as failed
     ├── WeightsError                 7
     │   ├── WeightsMissingError      7  weights are neither on this machine nor to be had
@@ -106,6 +107,10 @@ class EnvironmentUnusableError(EngineError):
 
 class WorkerLostError(EngineError):
     """A worker died more often than it may."""
+
+
+class DeviceLostError(EngineError):
+    """A GPU answers this process with errors only: it must end, and another one may use the GPU again."""
 
 
 class NetworkOutageError(ControlmillError):

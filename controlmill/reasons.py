@@ -88,6 +88,9 @@ _PICTURE = frozenset(
     }
 )
 
+OF_LAYERS: dict[Reason, str] = {Reason.ANNOTATOR_ERROR: "annotate", Reason.CAPTIONER_ERROR: "caption"}
+"""Reasons of rows that have an image and lack something made from it, and the commands that make it."""
+
 SUCCESS = "success"
 
 

@@ -9,13 +9,13 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 
-from controlmill.errors import EngineStartError, WorkerLostError
-from controlmill.logs import log
+from controlmill.errors import ControlmillError, DeviceLostError, EngineError, EngineStartError, WorkerLostError
+from controlmill.logs import log, warning
 from controlmill.progress import observer
 from flows.sharing import Demand, Share
 
@@ -43,6 +43,7 @@ class Actors:
 
         Raises:
             WorkerLostError: an actor died more often than it may.
+            EngineError: the work on a batch raised something that is no row's failure.
         """
         calls = Calls(self)
         ordered: deque[Any] = deque()
@@ -79,12 +80,15 @@ class Calls:
 
         Raises:
             WorkerLostError: its actor died more often than it may.
+            EngineError: the work on it raised something that is no row's failure; of its own kind where it is ours.
         """
         try:
             result = ray.get(reference)
+        except RayTaskError as error:
+            raise _told_by_actor(self._actors.what, error) from error
         except RayError as error:
             raise WorkerLostError(
-                f"{self._actors.what}: an actor was lost ({type(error).__name__}: {_first_line(error)}); often that is "
+                f"{self._actors.what}: an actor was lost ({type(error).__name__}: {_last_line(error)}); often that is "
                 "memory: lower batch_size or num_actors, then run the same command again"
             ) from error
         self._at.pop(reference, None)
@@ -156,7 +160,7 @@ class ActorPool:
             try:
                 versions = ray.get(done)
             except RayError as error:
-                raise EngineStartError(f"{recipe.what}: {recipe.name} did not start: {_first_line(error)}") from error
+                raise EngineStartError(f"{recipe.what}: {recipe.name} did not start: {_last_line(error)}") from error
             if waiting and time.monotonic() < self._deadline_s:
                 return None
             if waiting:
@@ -183,8 +187,26 @@ class ActorPool:
         }
 
 
-def _first_line(error: RayError) -> str:
+def _last_line(error: RayError) -> str:
     """What went wrong in an actor: the last line of its traceback, without the traceback."""
     cause = getattr(error, "cause", None)
     lines = [line.strip() for line in str(cause or error).strip().splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
+
+
+def _told_by_actor(what: str, error: RayTaskError) -> ControlmillError:
+    """What an actor raised, and lives on: the error itself where it is ours, else one that tells it."""
+    cause = error.cause
+    if isinstance(cause, ControlmillError):
+        return cause
+    if isinstance(cause, MemoryError):
+        remedy = "end what else fills the memory, lower num_actors, or use device=cpu, then run the same command again"
+        return EngineError(f"{what}: {_last_line(error)}; {remedy}")
+    remedy = "run the same command again once that is mended; what is committed stays"
+    return EngineError(f"{what}: {type(cause).__name__}: {_last_line(error)}; {remedy}")
+
+
+def end_process(error: DeviceLostError) -> NoReturn:
+    """End this actor's process, so that Ray starts it again and sends its batches again: its GPU is lost to it."""
+    warning("device_lost", error=str(error))
+    os._exit(1)

@@ -12,7 +12,8 @@ from typing import Any
 
 import ray
 
-from flows.actor_pool import ActorRecipe, Actors, Calls
+from controlmill.errors import DeviceLostError
+from flows.actor_pool import ActorRecipe, Actors, Calls, end_process
 from flows.sharing import Demand, Device
 from tasks.annotate_shard import Group
 from tasks.annotators.base import Annotator
@@ -40,7 +41,10 @@ class AnnotatorActor:
 
     def annotate(self, name: str, keys: list[str], *images: Pixels) -> list[Map]:
         """The encoded map of each image, of one size, made by the annotator `name`."""
-        return make_maps(self._units[name], images, keys)
+        try:
+            return make_maps(self._units[name], images, keys)
+        except DeviceLostError as error:
+            end_process(error)
 
 
 def annotator_recipes(units: Sequence[Annotator], device: Device) -> list[ActorRecipe]:
@@ -84,6 +88,7 @@ class Networks:
 
         Raises:
             WorkerLostError: an actor died more often than it may.
+            EngineError: a network met something that is no row's failure, such as too little memory for one image.
         """
         calls = [Calls(pool) for pool in self.pools]
         of_unit = calls if len(calls) == len(self.units) else calls * len(self.units)

@@ -9,7 +9,8 @@ from typing import Any
 
 from ray import cloudpickle
 
-from flows.actor_pool import ActorRecipe
+from controlmill.errors import DeviceLostError
+from flows.actor_pool import ActorRecipe, end_process
 from flows.sharing import Demand, Device
 from tasks.caption_shard import Caption
 from tasks.captioners.base import Captioner, LocalCaptioner
@@ -42,7 +43,10 @@ class CaptionActor:
                 pixels[index] = decode_stored(encoded)
             except ValueError as error:
                 results[index] = (None, f"{type(error).__name__}: {error}")
-        made = self._captioner(list(pixels.values()), [keys[index] for index in pixels])
+        try:
+            made = self._captioner(list(pixels.values()), [keys[index] for index in pixels])
+        except DeviceLostError as error:
+            end_process(error)
         for index, one in zip(pixels, made, strict=True):
             results[index] = (one, None) if isinstance(one, str) else (None, one.message)
         return [results[index] for index in range(len(images))]

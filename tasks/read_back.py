@@ -57,6 +57,8 @@ class ReadBack:
 
         Raises:
             ValueError: an image could not be annotated.
+            MemoryError: one image alone does not fit into memory.
+            DeviceLostError: the GPU cannot be used by this process any more.
         """
         # a copy without anything loaded: weights go when it goes
         unit = copy.copy(self._annotator)

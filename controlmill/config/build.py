@@ -11,7 +11,7 @@ from controlmill.config.image import ImageOptions
 from controlmill.config.layers import LayerOptions
 from controlmill.config.pull import PullOptions
 from controlmill.config.source import SourceOptions
-from controlmill.reasons import Reason
+from controlmill.reasons import OF_LAYERS, Reason
 
 
 class DatasetOptions(Options):
@@ -48,3 +48,13 @@ class RetryConfig(DatasetOptions, PullOptions, EngineOptions):
 
     reason: tuple[Reason, ...] = Field(min_length=1)
     """Reasons whose rows are pulled again, into new shards."""
+
+    @model_validator(mode="after")
+    def _of_images(self) -> Self:
+        for reason in self.reason:
+            if reason in OF_LAYERS:
+                raise ValueError(
+                    f"reason: {reason.value} is why a layer lacks something of an image that is there; to make the "
+                    f"layer again, delete its folder in the dataset and run `controlmill {OF_LAYERS[reason]}`"
+                )
+        return self

@@ -26,6 +26,7 @@ from storage.weights.reference import FoundWeights, WeightsFile
 from storage.weights.resolve import resolve
 from tasks.annotators.annotation import Annotation, checked
 from tasks.annotators.batches import same_size
+from tasks.device_errors import is_lost, is_out_of_memory, lost, too_large
 from tasks.images.types import Pixels
 
 __all__ = ["NAME", "Annotation", "Annotator", "Polarity", "Resources"]
@@ -180,6 +181,10 @@ class Annotator(ABC):
         Images of one size are worked on together, at most `batch_size` of them in the order they come. The same
         images in the same calls give the same maps; where a network rounds differently for another size of the batch,
         a map may differ from that of the image alone by one in the last place.
+
+        Raises:
+            MemoryError: one image alone is too large for what is free of the memory.
+            DeviceLostError: the GPU cannot be used by this process any more.
         """
         results: dict[int, Annotation | RowFailure] = {
             index: RowFailure(
@@ -214,28 +219,24 @@ class Annotator(ABC):
             made = self.annotate([images[index] for index in batch], [keys[index] for index in batch])
             given = [images[index] for index in batch]
             return checked(made, given, name=self.name, channels=self.channels, columns=self.columns())
-        except MemoryError:
-            # the machine's trouble, not the image's
-            raise
-        except Exception as error:  # noqa: BLE001  one row's edge: the unit may be anybody's code
-            if len(batch) == 1:
-                return [_failure(error)]
-            if _is_out_of_device_memory(error):
+        except Exception as error:
+            # one row's edge: the unit may be anybody's code; but the machine's trouble is not the image's
+            if is_lost(error):
+                raise lost(self.name, error) from error
+            is_alone = len(batch) == 1
+            if is_out_of_memory(error):
+                if is_alone:
+                    raise too_large(self.name, images[batch[0]].shape, error) from error
                 self._fitting = len(batch) // 2
                 return self._fitting
             # one of them spoils the batch: each by itself shows which
-            return 1
+            return [_failure(error)] if is_alone else 1
         finally:
             self._durations_s.append(time.perf_counter() - started_s)
 
 
 def _failure(error: Exception) -> RowFailure:
     return RowFailure(Reason.ANNOTATOR_ERROR, f"{type(error).__name__}: {' '.join(str(error).split())}")
-
-
-def _is_out_of_device_memory(error: Exception) -> bool:
-    """Whether it is torch's error for that, without importing torch: every kind of device raises this one."""
-    return type(error).__name__ == "OutOfMemoryError"
 
 
 def _release_device_memory() -> None:

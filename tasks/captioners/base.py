@@ -15,6 +15,7 @@ import numpy as np
 
 from controlmill.config import CaptionOptions
 from controlmill.reasons import Reason, RowFailure
+from tasks.device_errors import is_lost, is_out_of_memory, lost, too_large
 from tasks.images.types import Pixels
 
 LAYER = "caption"
@@ -112,7 +113,8 @@ class LocalCaptioner(Captioner):
         failure.
 
         Raises:
-            MemoryError: one image alone is too large; the machine's trouble, not the image's.
+            MemoryError: one image alone is too large for what is free of the memory.
+            DeviceLostError: the GPU cannot be used by this process any more.
         """
         results: list[str | RowFailure | None] = [_refusal(image) for image in images]
         good = [index for index, refused in enumerate(results) if refused is None]
@@ -126,8 +128,13 @@ class LocalCaptioner(Captioner):
             return []
         try:
             made = self.caption(images, keys)
-        except Exception as error:  # one row's edge: the network may meet anything  # noqa: BLE001
+        except Exception as error:
+            # one row's edge: the network may meet anything; but the machine's trouble is not the image's
+            if is_lost(error):
+                raise lost(self.name, error) from error
             if len(images) == 1:
+                if is_out_of_memory(error):
+                    raise too_large(self.name, images[0].shape, error) from error
                 return [_failure(error)]
         else:
             if len(made) == len(images):
@@ -146,7 +153,4 @@ def _refusal(image: Pixels) -> RowFailure | None:
 
 
 def _failure(error: Exception) -> RowFailure:
-    # torch has an OutOfMemoryError of its own, which is no MemoryError
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        raise MemoryError(f"one image alone does not fit into memory: {error}") from error
     return RowFailure(Reason.CAPTIONER_ERROR, f"{type(error).__name__}: {' '.join(str(error).split())}")

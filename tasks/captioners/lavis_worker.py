@@ -9,6 +9,7 @@ import importlib.metadata
 import io
 import json
 import os
+import sys
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -96,8 +97,14 @@ class LavisWorker:
                 top_p=options["top_p"],
             )
         except Exception as error:  # one row's edge, and too little memory for the batch
+            told = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            if isinstance(error, RuntimeError) and "CUDA error" in str(error):
+                # no later call can use the GPU; Ray starts this process again and sends its batches again
+                sys.stderr.write(f"lavis: {told}\n")
+                sys.stderr.flush()
+                os._exit(1)
             if len(pixels) == 1 and type(error).__name__ == "OutOfMemoryError":
-                raise MemoryError(f"one image alone does not fit into memory: {error}") from error
+                raise MemoryError(f"lavis: one image alone does not fit into memory: {told}") from error
             if len(pixels) == 1:
                 return [_failure(error)]
             torch.cuda.empty_cache()

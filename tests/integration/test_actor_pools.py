@@ -11,7 +11,7 @@ import pytest
 import ray
 
 from controlmill.config import EngineOptions
-from controlmill.errors import EngineStartError, WorkerLostError
+from controlmill.errors import EngineError, EngineStartError, WorkerLostError
 from controlmill.testing.pictures import photo
 from controlmill.testing.random_weights import write_weights
 from flows.annotating import Networks
@@ -26,12 +26,52 @@ from tasks.rows import Map
 # in a file of the user's, which is no module: actors load it for themselves
 OWN = """
 import os
+import pathlib
 from controlmill.config.base import Options
 from storage.weights.reference import WeightsFile
 from tasks.annotators.base import Annotation, Annotator
 
 class DoomedOptions(Options):
     weights: str | None = None
+
+class Loading(Annotator):
+    name = "loading"
+    version = "1"
+    options_model = DoomedOptions
+    weights = (WeightsFile("somebody/something", "doomed.pth", "main"),)
+
+    def setup(self, device="cpu"):
+        with pathlib.Path(self.options.weights).with_name("loads").open("a") as file:
+            file.write(f"{os.getpid()}\\n")
+
+    def annotate(self, images, keys):
+        return [Annotation(image[:, :, 0].copy()) for image in images]
+
+class Troubled(Annotator):
+    name = "troubled"
+    version = "1"
+    options_model = DoomedOptions
+    batch_size = 2
+    weights = (WeightsFile("somebody/something", "doomed.pth", "main"),)
+
+    def annotate(self, images, keys):
+        values = [int(image.max()) for image in images]
+        if 1 in values:
+            raise MemoryError("CUDA out of memory")
+        if 2 in values:
+            raise ImportError("no such kernel")
+        broken = pathlib.Path(self.options.weights).with_name("broken")
+        if broken.exists():
+            broken.unlink()
+            self.is_lost = True
+        if getattr(self, "is_lost", False):
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return [Annotation(image[:, :, 0].copy()) for image in images]
+
+class Broken(Troubled):
+    # an error of ours, not of a row
+    def __call__(self, images, keys):
+        raise TypeError("a mistake")
 
 class Doomed(Annotator):
     name = "doomed"
@@ -86,6 +126,23 @@ def networks_of(crew: Crew) -> Networks:
     return found
 
 
+def taken_ahead(networks: Networks, groups: list[Group]) -> tuple[list[list[list[Map]]], list[int]]:
+    """The maps, and how many groups were taken and not given back yet, each time that maps came."""
+    taken = 0
+
+    def counting() -> Iterator[Group]:
+        nonlocal taken
+        for group in groups:
+            taken += 1
+            yield group
+
+    made, ahead = [], []
+    for maps in networks.make_maps(counting()):
+        ahead.append(taken - len(made))
+        made.append(maps)
+    return made, ahead
+
+
 def test_the_maps_are_those_of_a_plain_call(
     units: list[Annotator], groups: list[Group], expected: list[list[list[Map]]]
 ) -> None:
@@ -98,8 +155,12 @@ def test_the_maps_are_those_of_a_plain_call(
         assert list(one_layer.make_maps(groups)) == [[of_second] for _, of_second in expected]
         one_actor = replace(networks, pools=(replace(pool, handles=pool.handles[:1]),))
         assert list(one_actor.make_maps(groups)) == expected
-        no_room_for_two_groups = replace(networks, max_bytes=1)
-        assert list(no_room_for_two_groups.make_maps(groups)) == expected
+        no_room_for_two_groups = replace(one_actor, max_bytes=1)
+        made, ahead = taken_ahead(no_room_for_two_groups, groups * 5)
+        assert made == expected * 5
+        # the one whose maps are waited for, and the one that waits for its room
+        assert max(ahead) == 2
+        assert max(taken_ahead(one_actor, groups * 5)[1]) > 2
 
         def killing() -> Iterator[Group]:
             for number, group in enumerate(groups):
@@ -111,9 +172,7 @@ def test_the_maps_are_those_of_a_plain_call(
 
 
 def test_an_image_that_always_kills_its_actor_ends_the_run(tmp_path: Path) -> None:
-    (tmp_path / "own.py").write_text(OWN)
-    (tmp_path / "doomed.pth").write_bytes(b"weights")
-    unit = create(f"{tmp_path}/own.py:Doomed", {"weights": str(tmp_path / "doomed.pth")})
+    unit = own("Doomed", tmp_path)
     grey = np.full((8, 8, 3), 7, np.uint8)
     with crew_of([unit], num_actors=1) as crew:
         networks = networks_of(crew)
@@ -121,6 +180,69 @@ def test_an_image_that_always_kills_its_actor_ends_the_run(tmp_path: Path) -> No
         assert made[0].encoded
         with pytest.raises(WorkerLostError, match=r"^annotators: an actor was lost .*run the same command again"):
             list(networks.make_maps([([grey, 0 * grey], ["a", "b"])]))
+
+
+def own(kind: str, folder: Path) -> Annotator:
+    """One of the annotators in `OWN`."""
+    (folder / "own.py").write_text(OWN)
+    (folder / "doomed.pth").write_bytes(b"weights")
+    return create(f"{folder}/own.py:{kind}", {"weights": str(folder / "doomed.pth")})
+
+
+def test_an_actor_whose_gpu_is_lost_is_started_again_and_no_row_fails(tmp_path: Path) -> None:
+    greys = [np.full((8, 8, 3), value, np.uint8) for value in range(10, 20)]
+    groups = [(greys[start : start + 5], list("abcde")) for start in (0, 5)]
+    with crew_of([own("Troubled", tmp_path)], num_actors=1) as crew:
+        networks = networks_of(crew)
+        (actor,) = networks.pools[0].handles
+        expected = list(networks.make_maps(groups))
+        assert all(made.encoded for ((*of_group,),) in expected for made in of_group)
+        before = ray.get(actor.process_id.remote())
+        (tmp_path / "broken").touch()
+        assert list(networks.make_maps(groups)) == expected
+        assert not (tmp_path / "broken").exists()
+        assert ray.get(actor.process_id.remote()) != before
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "message"),
+    [
+        (
+            "Troubled",
+            1,
+            r"^annotators: troubled: one image of 8x8 alone .*CUDA out of memory; end what else",
+        ),
+        ("Broken", 9, r"^annotators: TypeError: a mistake; run the same command again once"),
+    ],
+)
+def test_what_an_actor_raises_is_told_and_is_no_lost_actor(kind: str, value: int, message: str, tmp_path: Path) -> None:
+    images = [np.full((8, 8, 3), value, np.uint8)] * 2
+    with crew_of([own(kind, tmp_path)], num_actors=1) as crew:
+        networks = networks_of(crew)
+        (actor,) = networks.pools[0].handles
+        before = ray.get(actor.process_id.remote())
+        with pytest.raises(EngineError, match=message) as caught:
+            list(networks.make_maps([(images, ["a", "b"])]))
+        assert "lost" not in str(caught.value)
+        assert "\n" not in str(caught.value)
+        assert ray.get(actor.process_id.remote()) == before
+
+
+def test_weights_are_loaded_once_in_each_actor(tmp_path: Path) -> None:
+    grey = np.full((8, 8, 3), 7, np.uint8)
+    with crew_of([own("Loading", tmp_path)], num_actors=2) as crew:
+        networks = networks_of(crew)
+        list(networks.make_maps([([grey] * 4, list("abcd"))] * 6))
+        processes = ray.get([actor.process_id.remote() for actor in networks.pools[0].handles])
+    assert sorted(map(int, (tmp_path / "loads").read_text().split())) == sorted(processes)
+
+
+def test_an_error_of_one_image_is_its_failure(tmp_path: Path) -> None:
+    images = [np.full((8, 8, 3), value, np.uint8) for value in (9, 2)]
+    with crew_of([own("Troubled", tmp_path)], num_actors=1) as crew:
+        (((good, bad),),) = networks_of(crew).make_maps([(images, ["a", "b"])])
+    assert good.encoded
+    assert bad.message == "ImportError: no such kernel"
 
 
 def test_weights_that_do_not_load_are_told_in_one_line(tmp_path: Path) -> None:

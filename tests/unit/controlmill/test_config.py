@@ -59,6 +59,15 @@ def test_an_unknown_reason_is_the_only_complaint() -> None:
         validate(RetryConfig, {"output_folder": "out", "reason": []})
 
 
+@pytest.mark.parametrize(
+    ("reason", "remedy"), [("annotator_error", "controlmill annotate"), ("captioner_error", "controlmill caption")]
+)
+def test_a_reason_of_a_layer_is_refused_with_the_remedy(reason: str, remedy: str) -> None:
+    with pytest.raises(ConfigError, match=f"^reason: {reason} is why .*run `{remedy}`") as caught:
+        validate(RetryConfig, {"output_folder": "out", "reason": ["timeout", reason]})
+    assert "timeout" not in str(caught.value)
+
+
 def test_options_cannot_be_changed() -> None:
     config = validate(BuildConfig, GIVEN)
     with pytest.raises(ValueError, match="frozen"):

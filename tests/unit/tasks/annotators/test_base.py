@@ -3,8 +3,10 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from controlmill.config.base import Options
+from controlmill.errors import DeviceLostError
 from controlmill.reasons import Reason, RowFailure
 from tasks.annotators.base import Annotation, Annotator
 from tasks.images.types import Pixels
@@ -57,8 +59,42 @@ def test_running_out_of_memory_is_no_failure_of_a_row() -> None:
         def annotate(self, images: Sequence[Pixels], keys: Sequence[str]) -> list[Annotation]:
             raise MemoryError((images, keys))
 
-    with pytest.raises(MemoryError):
+    with pytest.raises(MemoryError, match="^brightness: one image of 6x4 alone does not fit into memory"):
         Hungry()([_image(1)], ["a"])
+
+
+def test_a_batch_that_the_memory_does_not_hold_is_halved() -> None:
+    class Hungry(Brightness):
+        def annotate(self, images: Sequence[Pixels], keys: Sequence[str]) -> list[Annotation]:
+            made = super().annotate(images, keys)
+            if len(images) > 2:
+                raise MemoryError
+            return made
+
+    annotator = Hungry()
+    made = annotator([_image(value) for value in (1, 2, 3, 4)], list("abcd"))
+    assert all(isinstance(one, Annotation) for one in made)
+    assert annotator.sizes_of_batches == [4, 2, 2]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nCUDA kernel errors might"),
+        RuntimeError("CUDA error: device-side assert triggered"),
+    ],
+)
+def test_a_gpu_that_is_lost_is_no_failure_of_a_row(error: Exception) -> None:
+    class Lost(Brightness):
+        def annotate(self, images: Sequence[Pixels], keys: Sequence[str]) -> list[Annotation]:
+            super().annotate(images, keys)
+            raise error
+
+    annotator = Lost()
+    with pytest.raises(DeviceLostError, match=r"^brightness: \w+: CUDA error: ") as caught:
+        annotator([_image(1), _image(2)], ["a", "b"])
+    assert "\n" not in str(caught.value)
+    assert annotator.sizes_of_batches == [2], "nothing is tried again on it"
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,10 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+import torch
 
 from controlmill.config import CaptionOptions
+from controlmill.errors import DeviceLostError
 from controlmill.reasons import Reason, RowFailure
 from tasks.captioners.base import CaptionModel, LocalCaptioner
 from tasks.images.types import Pixels
@@ -15,11 +17,12 @@ MODEL = CaptionModel("small", "/nowhere", "0123456789abcdef")
 
 
 class Reader(LocalCaptioner):
-    """Reads the first pixel aloud; 255 spoils a batch, and more than `room` images do not fit."""
+    """Reads the first pixel aloud; 255 spoils a batch, and more than `room` images are too much memory."""
 
     name: ClassVar[str] = "reader"
     version: ClassVar[str] = "1"
     room = 100
+    too_much: Exception = MemoryError("too many")
 
     def setup(self, device: str = "cpu") -> None:
         del device
@@ -28,7 +31,7 @@ class Reader(LocalCaptioner):
     def caption(self, images: Sequence[Pixels], keys: Sequence[str]) -> list[str]:
         self.sizes.append(len(images))
         if len(images) > self.room:
-            raise MemoryError("too many")
+            raise self.too_much
         if any(image[0, 0, 0] == 255 for image in images):
             raise ValueError("a bad\n image")
         return [f"{key}: {image[0, 0, 0]}" for image, key in zip(images, keys, strict=True)]
@@ -64,17 +67,31 @@ def test_one_bad_image_is_one_failure() -> None:
     assert unit.sizes == [4, 2, 2, 1, 1]
 
 
-def test_a_batch_that_does_not_fit_is_halved() -> None:
+TOO_MUCH = [MemoryError("too many"), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")]
+
+
+@pytest.mark.parametrize("too_much", TOO_MUCH)
+def test_a_batch_that_does_not_fit_is_halved(too_much: Exception) -> None:
     unit = reader()
-    unit.room = 2
+    unit.room, unit.too_much = 2, too_much
     assert unit(*pictures(1, 2, 3, 4)) == ["0: 1", "1: 2", "2: 3", "3: 4"]
+    assert unit.sizes == [4, 2, 2]
 
 
-def test_one_image_that_does_not_fit_is_the_trouble_of_the_machine() -> None:
+@pytest.mark.parametrize("too_much", TOO_MUCH)
+def test_one_image_that_does_not_fit_is_the_trouble_of_the_machine(too_much: Exception) -> None:
     unit = reader()
-    unit.room = 0
-    with pytest.raises(MemoryError, match="one image alone"):
+    unit.room, unit.too_much = 0, too_much
+    with pytest.raises(MemoryError, match=r"^reader: one image of 3x2 alone does not fit into memory: .*"):
         unit(*pictures(1, 2))
+
+
+def test_a_gpu_that_is_lost_is_no_failure_of_a_row() -> None:
+    unit = reader()
+    unit.room, unit.too_much = 0, torch.AcceleratorError("CUDA error: an illegal memory access")
+    with pytest.raises(DeviceLostError, match=r"^reader: AcceleratorError: CUDA error: an illegal"):
+        unit(*pictures(1, 2))
+    assert unit.sizes == [2]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """BLIP by transformers on small random weights: batches, beams, drawn words, both forms of files."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tasks.captioners.base import CaptionModel
 from tasks.captioners.blip import Blip, GumbelNoise
 from tasks.captioners.convert import to_lavis
 from tasks.captioners.model import find_model
+from tasks.images.types import Pixels
 
 Discs = tuple[list[np.ndarray], list[str]]
 
@@ -43,6 +45,24 @@ def test_a_caption_does_not_depend_on_its_neighbours(
     backwards = unit(images[::-1], keys[::-1])[::-1]
     assert together == alone == backwards
     assert len(set(together)) > len(images) // 2, "these weights do not look at the image"
+
+
+class CrowdedBlip(Blip):
+    """On a GPU that holds two images at once."""
+
+    def _generate(self, images: Sequence[Pixels], keys: Sequence[str]) -> torch.Tensor:
+        self.sizes = [*getattr(self, "sizes", []), len(images)]
+        if len(images) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+        return super()._generate(images, keys)
+
+
+def test_a_batch_that_does_not_fit_onto_the_gpu_is_captioned_in_parts(model: CaptionModel, discs: Discs) -> None:
+    images, keys = discs
+    unit = CrowdedBlip(blip(model).options, model)
+    unit.setup("cpu")
+    assert unit(images[:8], keys[:8]) == blip(model)(images[:8], keys[:8])
+    assert unit.sizes == [8, 4, 2, 2, 4, 2, 2]
 
 
 def test_drawn_words_come_from_seed_and_key(model: CaptionModel, discs: Discs) -> None:
