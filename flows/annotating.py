@@ -12,7 +12,7 @@ from typing import Any
 
 import ray
 
-from controlmill.errors import DeviceLostError
+from controlmill.errors import DeviceLostError, EngineStartError
 from flows.actor_pool import ActorRecipe, Actors, Calls, end_process
 from flows.sharing import Demand, Device
 from tasks.annotate_shard import Group
@@ -48,7 +48,17 @@ class AnnotatorActor:
 
 
 def annotator_recipes(units: Sequence[Annotator], device: Device) -> list[ActorRecipe]:
-    """How the actors with these annotators are made; one recipe for each pool."""
+    """How the actors with these annotators are made; one recipe for each pool.
+
+    Raises:
+        EngineStartError: an annotator needs a GPU, and there is none.
+    """
+    needing = [unit.name for unit in units if unit.resources.needs_gpu]
+    if needing and device == "cpu":
+        raise EngineStartError(
+            f"annotators: {', '.join(needing)} cannot work without a GPU; use a Ray cluster that has one and no "
+            "device=cpu, or leave out what needs it"
+        )
     pools = [(unit,) for unit in units] if device == "cuda" else [tuple(units)] if units else []
     return [
         ActorRecipe(

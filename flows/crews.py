@@ -8,7 +8,7 @@ from controlmill.config import EngineOptions
 from flows.actor_pool import ActorPool, Actors
 from flows.annotating import Networks, annotator_recipes
 from flows.captioning import caption_recipe
-from flows.sharing import cluster_of_ray, device_of, shares
+from flows.sharing import announced_device, cluster_of_ray, shares
 from tasks.annotators.base import Annotator
 from tasks.captioners.base import Captioner
 
@@ -65,12 +65,13 @@ def crews(units: Sequence[Annotator], captioner: Captioner | None, engine: Engin
     """The crews that a run with these networks needs, nothing of them started yet.
 
     Raises:
-        EngineStartError: there is no GPU where one is asked for, or there are fewer than the options need.
+        EngineStartError: there is no GPU where one is needed, or there are fewer than the options need.
     """
     if not units and captioner is None:
         return {}
     cluster = cluster_of_ray()
-    device = device_of(engine, cluster)
+    names = [*(unit.name for unit in units), *([] if captioner is None else [captioner.name])]
+    device = announced_device(engine, cluster, ", ".join(names))
     annotating = annotator_recipes(units, device)
     recipes = [*annotating, *([] if captioner is None else [caption_recipe(captioner, device)])]
     given = shares([recipe.demand for recipe in recipes], engine, cluster)

@@ -19,7 +19,7 @@ from flows.report import BuildReport
 from flows.run_name import named
 from flows.session import session
 from flows.shard_tasks import encode_shard
-from flows.sharing import cluster_of_ray, device_of
+from flows.sharing import announced_device, cluster_of_ray
 from storage.dataset import Dataset
 from tasks.stages import Work
 from training.encode_shard import MissingLayers
@@ -78,7 +78,7 @@ def _lane(config: EncodeConfig) -> tuple[Lane, str]:
     cluster = cluster_of_ray()
     cpus = cluster.num_cpus
     wanted = config.num_actors or config.processes_count
-    if device_of(config, cluster) == "cuda":
+    if announced_device(config, cluster, "encoding") == "cuda":
         num_gpus = config.num_gpus or 1.0
         at_once = wanted or max(1, int(cluster.num_gpus / num_gpus))
         return Lane(at_once, min(1.0, cpus / at_once), num_gpus), "cuda"

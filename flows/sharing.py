@@ -14,6 +14,7 @@ import ray
 
 from controlmill.config import EngineOptions
 from controlmill.errors import EngineStartError
+from controlmill.progress import observer
 
 Device = Literal["cpu", "cuda"]
 
@@ -79,6 +80,18 @@ def device_of(engine: EngineOptions, cluster: Cluster) -> Device:
     if engine.device == "cuda" and cluster.num_gpus == 0:
         raise EngineStartError("device: cuda, but the Ray cluster has no GPU; use --device cpu")
     return "cpu" if engine.device == "cpu" or cluster.num_gpus == 0 else "cuda"
+
+
+def announced_device(engine: EngineOptions, cluster: Cluster, what: str) -> Device:
+    """`device_of`; where CPUs are taken for want of GPUs, a line says so of `what` before the work starts.
+
+    Raises:
+        EngineStartError: GPUs are asked for, and there is none.
+    """
+    device = device_of(engine, cluster)
+    if device == "cpu" and engine.device == "auto":
+        observer().message(f"no GPU in the Ray cluster: {what} on CPUs, which takes much longer")
+    return device
 
 
 def shares(demands: Sequence[Demand], engine: EngineOptions, cluster: Cluster) -> list[Share]:

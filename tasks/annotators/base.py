@@ -44,6 +44,8 @@ class Resources:
     num_cpus: float = 1.0
     num_gpus: float = 0.0
     memory_bytes: int = 512 * 1024 * 1024
+    needs_gpu: bool = False
+    """Whether it cannot work without: a run that has none is refused at its start. Else it is on CPUs there."""
 
     def __post_init__(self) -> None:
         if self.num_gpus > 1 and self.num_gpus % 1:

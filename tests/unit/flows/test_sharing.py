@@ -4,8 +4,11 @@ import pytest
 
 from controlmill.config import EngineOptions
 from controlmill.errors import EngineStartError
-from flows.sharing import Cluster, Demand, Share, shares
+from controlmill.progress import SilentObserver, observe
+from flows.annotating import annotator_recipes
+from flows.sharing import Cluster, Demand, Share, announced_device, shares
 from tasks.annotators.base import Resources
+from tasks.annotators.registry import create
 
 NETWORK = Demand(num_cpus=1.0, num_gpus=0.25)
 CAPTIONER = Demand(num_cpus=4.0, num_gpus=1.0)
@@ -99,6 +102,40 @@ def test_a_device_is_what_was_asked_for() -> None:
     assert shares([NETWORK], EngineOptions(device="cpu"), cluster(num_gpus=4))[0].device == "cpu"
     with pytest.raises(EngineStartError, match="cuda, but the Ray cluster has no GPU; use --device cpu"):
         shares([NETWORK], EngineOptions(device="cuda"), cluster())
+
+
+@pytest.mark.parametrize(
+    ("options", "num_gpus", "said"),
+    [
+        ({}, 0, ["no GPU in the Ray cluster: hed, blip on CPUs, which takes much longer"]),
+        ({"device": "cpu"}, 0, []),
+        ({"device": "cpu"}, 1, []),
+        ({}, 1, []),
+    ],
+)
+def test_that_there_is_no_gpu_is_said(options: dict[str, str], num_gpus: int, said: list[str]) -> None:
+    heard = Heard()
+    with observe(heard):
+        announced_device(EngineOptions.model_validate(options), cluster(num_gpus=num_gpus), "hed, blip")
+    assert heard.lines == said
+
+
+class Heard(SilentObserver):
+    """Keeps the messages."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def test_an_annotator_that_needs_a_gpu_says_so_at_the_start() -> None:
+    unit = create("hed", {})
+    unit.resources = Resources(num_gpus=1.0, needs_gpu=True)  # type: ignore[misc]  # its class has another
+    assert len(annotator_recipes([unit], "cuda")) == 1
+    with pytest.raises(EngineStartError, match="^annotators: hed cannot work without a GPU; "):
+        annotator_recipes([create("canny", {}), unit], "cpu")
 
 
 def test_a_run_without_networks_needs_nothing() -> None:
