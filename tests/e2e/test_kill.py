@@ -3,7 +3,7 @@
 import asyncio
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -84,7 +84,9 @@ def run_to_end(arguments: list[str], log_path: Path) -> None:
 
 
 @pytest.mark.timeout(3600)
-def test_kills_change_nothing(server: PictureServer, tmp_path: Path) -> None:
+def test_kills_change_nothing(
+    server: PictureServer, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     rng = random.Random(20)
     run_to_end(build_arguments(server, tmp_path, "undisturbed"), tmp_path / "undisturbed.log")
     expected = parquet_hashes(tmp_path / "undisturbed")
@@ -105,6 +107,7 @@ def test_kills_change_nothing(server: PictureServer, tmp_path: Path) -> None:
             doomed += command.kill("tree", rng)
         command.process.wait()
         assert wait_gone(doomed, timeout_s=30) == []
+        record_property("kill", victim)
     run_to_end(arguments, tmp_path / "last.log")
 
     assert parquet_hashes(tmp_path / "disturbed") == expected

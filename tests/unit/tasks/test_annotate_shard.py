@@ -17,6 +17,7 @@ from tasks.annotate_shard import Group, MakeMaps, annotate_shard
 from tasks.annotators.base import Annotation, Annotator
 from tasks.annotators.maps import make_maps
 from tasks.annotators.registry import create
+from tasks.images.decode import decode_stored
 from tasks.images.encode import encode_map
 from tasks.images.types import Pixels
 from tasks.rows import Map
@@ -106,6 +107,21 @@ def test_an_annotator_without_weights_does_not_make_groups_larger(dataset: Datas
     seen: list[int] = []
     annotate_shard(dataset, 0, [light, heavy], all_at_once(heavy, seen))
     assert seen == [64, 64, 2]
+
+
+def test_each_image_is_decoded_once_for_all_annotators(
+    dataset: Dataset, heavy: Heavy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[bytes] = []
+
+    def counting(encoded: bytes) -> Pixels:
+        decoded.append(encoded)
+        return decode_stored(encoded)
+
+    monkeypatch.setattr("tasks.annotate_shard.decode_stored", counting)
+    units = [create("canny", {}), heavy, create("lineart_standard", {})]
+    annotate_shard(dataset, 0, units, all_at_once(heavy, []))
+    assert len(decoded) == NUM_ROWS
 
 
 def test_nothing_is_left_of_a_shard_that_fails(dataset: Dataset, heavy: Heavy) -> None:
