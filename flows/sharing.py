@@ -116,13 +116,15 @@ def _of_gpus(parts: list[float], engine: EngineOptions, cluster: Cluster) -> lis
     _refuse_broken(parts)
     wanted = [_units(part) for part in parts]
     num_actors = engine.num_actors or 1
-    if not _fit(wanted * num_actors, cluster):
+    if not _fit(_copies(wanted, num_actors), cluster):
         if engine.num_gpus is not None:
             raise EngineStartError(_too_few(engine.num_gpus, len(parts), num_actors, cluster))
-        scale = _largest(_UNITS, lambda scale: _fit([_scaled(part, scale) for part in wanted] * num_actors, cluster))
+        scale = _largest(
+            _UNITS, lambda scale: _fit(_copies([_scaled(part, scale) for part in wanted], num_actors), cluster)
+        )
         wanted = [_scaled(part, scale) for part in wanted]
     most = int(cluster.num_gpus * _UNITS // sum(wanted))
-    num_actors = engine.num_actors or max(1, _largest(most, lambda copies: _fit(wanted * copies, cluster)))
+    num_actors = engine.num_actors or max(1, _largest(most, lambda copies: _fit(_copies(wanted, copies), cluster)))
     return [Share("cuda", num_actors, num_gpus=part / _UNITS) for part in wanted]
 
 
@@ -138,10 +140,22 @@ def _refuse_broken(parts: Sequence[float]) -> None:
         )
 
 
+def _copies(parts: Sequence[int], num_actors: int) -> list[int]:
+    """The parts of all actors, pool by pool, as they are started."""
+    return [part for part in parts for _ in range(num_actors)]
+
+
 def _fit(parts: Sequence[int], cluster: Cluster) -> bool:
-    """Whether parts of GPUs fit at the same time, the largest placed first, each on the first GPU with room."""
-    nodes = [[_UNITS] * num_gpus for num_gpus in cluster.gpus_of_nodes or (int(cluster.num_gpus),)]
-    return all(_place(part, nodes) for part in sorted(parts, reverse=True))
+    """Whether parts of GPUs fit at the same time, each on the first GPU with room, as Ray places them.
+
+    In the order in which they are asked for, and in the other: the captioner's actors, which come last, start first
+    where only captions are missing of the first shards.
+    """
+    for asked in (parts, parts[::-1]):
+        nodes = [[_UNITS] * num_gpus for num_gpus in cluster.gpus_of_nodes or (int(cluster.num_gpus),)]
+        if not all(_place(part, nodes) for part in asked):
+            return False
+    return True
 
 
 def _place(part: int, nodes: list[list[int]]) -> bool:

@@ -59,6 +59,8 @@ WHOLE = Demand(num_cpus=1.0, num_gpus=1.0)
         ([NETWORK] * 4 + [CAPTIONER], {}, 2, (1, [0.25] * 4 + [1.0])),
         ([NETWORK] * 4 + [CAPTIONER], {}, 3, (1, [0.25] * 4 + [1.0])),
         ([NETWORK] * 4 + [CAPTIONER], {}, 4, (2, [0.25] * 4 + [1.0])),
+        # 0.75 would fit if it were placed first, but it is asked for last
+        ([NETWORK] * 3 + [Demand(1.0, 0.5), Demand(1.0, 0.75)], {}, 2, (1, [0.2] * 3 + [0.4, 0.6])),
         ([Demand(1.0, 2.0)], {}, 1, (1, [1.0])),
         ([Demand(1.0, 3.0), NETWORK], {}, 3, (1, [2.0, 0.2499])),
     ],
