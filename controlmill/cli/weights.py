@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from controlmill.cli.options import CONTEXT_SETTINGS
+from controlmill.config import CaptionOptions
 from controlmill.errors import ConfigError, WeightsUnusableError
 
 if TYPE_CHECKING:
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
 _TEXT = """Weights of networks: where they are, and whether they are the published ones.
 
 A file is looked for in the folders of $CONTROLMILL_WEIGHTS (as owner/name/file, name/file or file), then in the cache
-of Hugging Face, then on its hub, unless HF_HUB_OFFLINE is set. NAME is an annotator, by default all of them; or a
-captioner's model on the hub, as owner/name or owner/name@revision.
+of Hugging Face, then on its hub, unless HF_HUB_OFFLINE is set. NAME is an annotator, or a captioner's model on
+the hub, as owner/name or owner/name@revision; by default all annotators and the captioners' default model.
 """
 _CAPTIONERS = ("blip", "lavis")
 _VERDICTS = {
@@ -35,7 +36,8 @@ def files_of(names: Sequence[str]) -> dict["WeightsFile", list[str]]:
     from tasks.annotators import registry
 
     files: dict[WeightsFile, list[str]] = {}
-    for name in names or [name for name in registry.names() if name not in registry.PRESETS]:
+    usual = [name for name in registry.names() if name not in registry.PRESETS]
+    for name in names or [*usual, CaptionOptions.model_fields["model"].default]:
         weights = _files_of_model(name) or registry.find(name).weights
         if names and not weights:
             raise ConfigError(f"{name}: this annotator needs no weights")

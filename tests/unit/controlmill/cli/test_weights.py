@@ -25,6 +25,8 @@ def test_list_says_what_is_needed_for_what_and_where_it_is(folder: Path, capsys:
     assert hed == ["ControlNetHED.pth", "lllyasviel/Annotators", "hed,", "scribble", f"{folder}/ControlNetHED.pth"]
     (mlsd,) = [line.split() for line in lines if line.startswith("mlsd")]
     assert mlsd[-1] == "-"
+    blip = [line.split()[1] for line in lines if line.split()[2] == "Salesforce/blip-image-captioning-base"]
+    assert blip, "what a build with blip needs is there, too"
     assert main(["weights", "list", "openpose_full"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 4
 
