@@ -70,7 +70,7 @@ def run(test: str, environment: dict[str, str]) -> tuple[subprocess.CompletedPro
     with tempfile.TemporaryDirectory() as folder:
         told = Path(folder) / "told.xml"
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout", "14400", test]
-        command += [f"--junitxml={told}"]
+        command += [f"--junitxml={told}", "-o", "junit_family=xunit1"]
         done = subprocess.run(command, check=False, env=environment, cwd=Path(__file__).parent.parent)
         properties = ET.parse(told).iter("property") if told.exists() else ()  # noqa: S314  our own file
         return done, sum(one.get("name") == "kill" for one in properties)

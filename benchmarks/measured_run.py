@@ -64,6 +64,10 @@ class CpuGroup:
         """Put the calling process into the group."""
         (self._folder / "cgroup.procs").write_text(str(os.getpid()))
 
+    def leave(self) -> None:
+        """Put the calling process where it was before: into the group above, or one like it."""
+        (self._folder.parent / "cgroup.procs").write_text(str(os.getpid()))
+
     def pids(self) -> list[int]:
         """Processes of the group."""
         return [int(pid) for pid in (self._folder / "cgroup.procs").read_text().split()]
