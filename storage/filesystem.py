@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, Protocol
 
 from controlmill.errors import ControlmillError, StorageError, StorageWriteError
 
-_USERINFO = re.compile(r"(?<=://)[^/@\s]+@")
+_USERINFO = re.compile(r"(?<=://)[^/\s]+@")
 _QUERY = re.compile(r"\?[^\s?]*=[^\s'\")]*")
 _LEFTOVER = re.compile(r"^\..+\.tmp$")
 

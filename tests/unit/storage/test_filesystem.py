@@ -71,6 +71,7 @@ def test_unknown_protocols() -> None:
     ("text", "shown"),
     [
         ("s3://key:secret@bucket/x", "s3://***@bucket/x"),
+        ("https://me:p@ss@host/x", "https://***@host/x"),
         ("https://h/x.csv?X-Amz-Signature=abc&y=1", "https://h/x.csv?***"),
         ("cannot read https://u@h/x?sig=1: it is gone", "cannot read https://***@h/x?*** it is gone"),
         ("s3://bucket/a@b/c?", "s3://bucket/a@b/c?"),
