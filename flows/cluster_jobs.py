@@ -210,10 +210,11 @@ class Follower:
         """
         lost_s = None
         while True:
-            before = self._num_shown
+            before, is_whole = self._num_shown, False
             # whatever ends it: a lost connection shows in the next request
             with suppress(Exception):
                 asyncio.run(self._tail())
+                is_whole = True
             try:
                 job = self._cluster.job(self._job_id)
             except EngineError as error:
@@ -224,8 +225,18 @@ class Follower:
             else:
                 lost_s = None
                 if job.is_done:
+                    if not is_whole:
+                        self._show_rest()
                     return job
             time.sleep(_POLL_S)
+
+    def _show_rest(self) -> None:
+        """What a job wrote that ended while the connection was lost; how it ended is told without it, too."""
+        with suppress(EngineError):
+            log = self._cluster.log(self._job_id)
+            if len(log) > self._num_shown:
+                self._show(log[self._num_shown :])
+                self._num_shown = len(log)
 
     async def _tail(self) -> None:
         position = 0

@@ -1,12 +1,13 @@
 """Addresses, tokens and secrets of a cluster's jobs, before anybody is asked."""
 
 import socket
+from collections.abc import AsyncIterator
 
 import pytest
 
 from controlmill.errors import ConfigError, EngineStartError
 from controlmill.testing.http_server import HttpServer, answer
-from flows.cluster_jobs import Cluster, address_of, forwarded, without_secrets
+from flows.cluster_jobs import Cluster, ClusterJob, Follower, address_of, forwarded, without_secrets
 
 
 @pytest.fixture(autouse=True)
@@ -65,3 +66,27 @@ def test_something_else_at_the_address_is_told() -> None:
 )
 def test_a_list_of_jobs_shows_no_secret(entrypoint: str, shown: str) -> None:
     assert without_secrets(entrypoint) == shown
+
+
+class Dropped(Cluster):
+    """Loses the connection within a job's log, which has ended when it is asked next."""
+
+    def __init__(self) -> None:
+        pass
+
+    async def tail(self, job_id: str) -> AsyncIterator[str]:
+        yield f"{job_id} begins\n"
+        yield "works"
+        raise RuntimeError("closed with close code 1006")
+
+    def log(self, job_id: str) -> str:
+        return f"{job_id} begins\nworks on\nand ends\n"
+
+    def job(self, job_id: str) -> ClusterJob:
+        return ClusterJob(job_id, "SUCCEEDED", "a build", None, None, 0, "")
+
+
+def test_the_last_lines_of_a_job_are_shown_though_the_connection_was_lost_before() -> None:
+    shown: list[str] = []
+    assert Follower(Dropped(), "job", shown.append).follow().is_done
+    assert shown == ["job begins\n", "works", " on\nand ends\n"]
