@@ -31,7 +31,7 @@ from storage.filesystem import one_line
 
 _UNFINISHED = [StateType.RUNNING, StateType.PENDING]
 _FORGOTTEN_AFTER_S = 30 * 24 * 3600.0
-"""What no server that was asked since has known of."""
+"""A file is forgotten then, also one that no server knew, or of another machine: pods come and go under new names."""
 
 
 @contextmanager
@@ -67,8 +67,8 @@ def mark_crashed() -> list[UUID]:
         except (httpx.HTTPError, PrefectException) as error:
             warning("crashed_runs_not_marked", cause=one_line(error))
             return []
-        for run in known:
-            (_folder() / str(run.id)).unlink(missing_ok=True)
+        for run_id in {run.id for run in known} | {run_id for run_id in dead if _is_old(_folder() / str(run_id))}:
+            (_folder() / str(run_id)).unlink(missing_ok=True)
         return unfinished
 
 
@@ -91,16 +91,17 @@ def _dead() -> Iterator[dict[UUID, str]]:
             descriptors.append(descriptor)
             host, _, process = os.pread(descriptor, 300, 0).decode(errors="replace").strip().partition(" ")
             # a home that several machines share: their locks may not be visible here
-            if host != socket.gethostname():
-                continue
-            if time.time() - path.stat().st_mtime > _FORGOTTEN_AFTER_S:
-                path.unlink(missing_ok=True)
+            if host != socket.gethostname() and not _is_old(path):
                 continue
             dead[UUID(path.name)] = f"process {process} on {host}"
         yield dead
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
+
+
+def _is_old(path: Path) -> bool:
+    return time.time() - path.stat().st_mtime > _FORGOTTEN_AFTER_S
 
 
 def _lock(path: Path) -> int | None:

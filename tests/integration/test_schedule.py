@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -144,11 +145,18 @@ def test_a_run_whose_process_was_killed_is_crashed_at_the_next_start(
         victim.wait()
     assert state_of("victim") == "RUNNING"
 
-    foreign = ask("flow_runs/", {"flow_id": ask("flows/", {"name": "foreign"})["id"], "state": {"type": "RUNNING"}})
+    flow = ask("flows/", {"name": "foreign"})["id"]
+    foreign, forgotten = (ask("flow_runs/", {"flow_id": flow, "state": {"type": "RUNNING"}}) for _ in range(2))
+    owners = tmp_path / "data" / "controlmill" / "runs"
+    month_ago_s = time.time() - 31 * 24 * 3600
+    for owned in (forgotten["id"], uuid.uuid4()):
+        (owners / str(owned)).write_text("a-pod-that-is-gone 17\n")
+        os.utime(owners / str(owned), (month_ago_s, month_ago_s))
     assert start("next", "/2.jpg").wait(300) == 0
     assert state_of("victim") == "CRASHED"
     assert tasks_of("victim") == ["CRASHED"]
     assert state_of("next") == "COMPLETED"
-    (other,) = ask("flow_runs/filter", {"flow_runs": {"id": {"any_": [foreign["id"]]}}})
-    assert other["state_type"] == "RUNNING"
-    assert list((tmp_path / "data" / "controlmill" / "runs").iterdir()) == []
+    others = ask("flow_runs/filter", {"flow_runs": {"id": {"any_": [foreign["id"], forgotten["id"]]}}})
+    states = {one["id"]: one["state_type"] for one in others}
+    assert states == {foreign["id"]: "RUNNING", forgotten["id"]: "CRASHED"}
+    assert list(owners.iterdir()) == []

@@ -1,8 +1,10 @@
 """Which runs of this machine are left without a process, told from locks alone."""
 
+import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
@@ -53,3 +55,14 @@ def test_a_run_is_dead_once_its_lock_is_free(holder: subprocess.Popen[str]) -> N
     holder.wait()
     with ownership._dead() as dead:
         assert set(dead) == {HELD, FREE}
+
+
+def test_a_run_of_another_machine_is_dead_after_a_month(folder: Path) -> None:
+    (folder / str(FREE)).unlink()
+    (folder / str(HELD)).unlink()
+    with ownership._dead() as dead:
+        assert dead == {}
+    month_ago_s = time.time() - 31 * 24 * 3600
+    os.utime(folder / str(ELSEWHERE), (month_ago_s, month_ago_s))
+    with ownership._dead() as dead:
+        assert dead == {ELSEWHERE: "process 17 on elsewhere"}
