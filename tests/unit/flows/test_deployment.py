@@ -57,6 +57,16 @@ def test_every_file_of_options_is_that_of_a_deployment() -> None:
     assert files == {step(deployment)["path"] for deployment in DEPLOYMENTS}
 
 
+def test_no_two_deployments_write_into_the_same_folder() -> None:
+    written = []
+    for deployment in DEPLOYMENTS:
+        options = options_of(str(ROOT / step(deployment)["path"]), step(deployment)["model"])["config"]
+        parts = [options, options.get("build", {}), options.get("train", {})]
+        written += [part[name] for part in parts for name in ("output_folder", "output_dir") if name in part]
+    assert len(written) == 4
+    assert sorted(set(written)) == sorted(written)
+
+
 def test_a_file_that_does_not_fit_is_named(tmp_path: Path) -> None:
     path = tmp_path / "wrong.yaml"
     path.write_text("url_list: urls.txt\noutput_folder: there\nimage_sise: 3\n")
