@@ -24,19 +24,25 @@ _MARKS = {"good": "[green]ok[/]", "note": "[yellow]note[/]", "problem": "[red]pr
 )
 @click.option("--output-folder", default=".", metavar="TEXT", help="Where datasets or runs are to be written.")
 @click.option("--ray-address", metavar="TEXT", help="The Ray cluster to ask; by default one is started and ended.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=2),
+    metavar="SECONDS",
+    help="What has not answered by then is a problem; by default 16 s.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON array and nothing else.")
-def command(output_folder: str, ray_address: str | None, *, as_json: bool) -> None:
+def command(output_folder: str, ray_address: str | None, timeout: float | None, *, as_json: bool) -> None:
     """Examine, print, and exit with 1 where there is a problem."""
     from controlmill import logs
     from controlmill.config import EngineOptions
     from controlmill.config.base import validate
-    from flows.doctor.examine import examine
+    from flows.doctor.examine import LIMIT_S, examine
 
     options = validate(EngineOptions, {} if ray_address is None else {"ray_address": ray_address})
     logs.configure("text", only_warnings=True)
     console = Console(stderr=True)
     with console.status("looking: Ray and a Prefect server take about ten seconds"):
-        findings = list(examine(options, output_folder))
+        findings = list(examine(options, output_folder, timeout or LIMIT_S))
     if as_json:
         click.echo(json.dumps([finding.to_json() for finding in findings], indent=2))
     else:
