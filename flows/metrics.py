@@ -38,11 +38,16 @@ METRICS = {
     "controlmill_events_total": Metric("counter", "Events of training runs.", ("event",)),
 }
 
+_GAIN = "controlmill_control_gain"
+_OF_UPDATES = {
+    "controlmill_training_loss": "loss",
+    "controlmill_learning_rate": "learning_rate",
+    "controlmill_samples_seen": "samples_seen",
+}
 _BOUNDARIES: dict[str, list[float]] = {
     "controlmill_shard_seconds": [1, 3, 10, 30, 60, 120, 300, 600, 1800, 3600],
     "controlmill_update_seconds": [0.03, 0.1, 0.3, 1, 3, 10, 30],
 }
-_SCALARS = {"probe/gain": "controlmill_control_gain"}
 
 
 def shard_committed(records: Sequence[CommitRecord], counted: CommitRecord | None) -> None:
@@ -67,23 +72,35 @@ def queues(waiting: Mapping[str, int], num_under_way: int, num_rows_under_way: i
     _metric("controlmill_rows_under_way").set(num_rows_under_way)
 
 
-def trained(record: Mapping[str, Any]) -> None:
-    """Take one update: a line of metrics.jsonl."""
-    _add("controlmill_updates_total", 1)
-    _metric("controlmill_update_seconds").observe(record["seconds"])
-    for name, key in (("training_loss", "loss"), ("learning_rate", "learning_rate"), ("samples_seen", "samples_seen")):
-        _metric(f"controlmill_{name}").set(record[key])
+class TrainingGauges:
+    """What one training run tells of its updates.
+
+    Ray forgets a gauge that was not set for some seconds, so the gain is set again with each update: the probe measures
+    it once in hundreds of them.
+    """
+
+    def __init__(self) -> None:
+        self._gain: float | None = None
+
+    def trained(self, record: Mapping[str, Any]) -> None:
+        """Take one update: a line of metrics.jsonl."""
+        _add("controlmill_updates_total", 1)
+        _metric("controlmill_update_seconds").observe(record["seconds"])
+        for name, key in _OF_UPDATES.items():
+            _metric(name).set(record[key])
+        if self._gain is not None:
+            _metric(_GAIN).set(self._gain)
+
+    def measured(self, name: str, value: float) -> None:
+        """Take a number that a callback measured; those that have no metric are passed over."""
+        if name == "probe/gain":
+            self._gain = value
+            _metric(_GAIN).set(value)
 
 
 def happened(event: str) -> None:
     """Count an event of a training run."""
     _add("controlmill_events_total", 1, event=event)
-
-
-def measured(name: str, value: float) -> None:
-    """Take a number that a callback measured; those that have no metric are passed over."""
-    if name in _SCALARS:
-        _metric(_SCALARS[name]).set(value)
 
 
 def _add(name: str, num: int, **tags: str) -> None:

@@ -23,13 +23,14 @@ from training.outcome import Outcome
 @flow(name="train-controlnet", flow_run_name=named("train"), persist_result=False)
 def train_controlnet(config: TrainConfig) -> Outcome:
     """Train a ControlNet on Ray; goes on from the last checkpoint after a lost worker."""
+    gauges = metrics.TrainingGauges()
 
     def tell(record: Mapping[str, Any]) -> None:
         if "scalar" in record:
-            metrics.measured(record["scalar"], record["value"])
+            gauges.measured(record["scalar"], record["value"])
             return
         if "event" not in record:
-            metrics.trained(record)
+            gauges.trained(record)
             observer().trained(record)
             return
         metrics.happened(record["event"])

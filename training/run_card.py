@@ -10,7 +10,9 @@ from training.model_card import Recipe
 if TYPE_CHECKING:
     from training.run import Run
 
-_PLACES = frozenset({"output_dir", "train_data_dir", "ray_address", "resume_from_checkpoint", "offload_folder"})
+_PLACES = frozenset(
+    {"output_dir", "train_data_dir", "ray_address", "metrics_port", "resume_from_checkpoint", "offload_folder"}
+)
 """Options that tell of a machine, not of a recipe."""
 _LIBRARIES = ("torch", "diffusers", "deepspeed", "transformers")
 

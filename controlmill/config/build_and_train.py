@@ -55,6 +55,8 @@ class BuildAndTrainConfig(Options):
             raise ValueError(f"train.train_data_dir: {train.train_data_dir} is not build.output_folder; leave it out")
         if train.ray_address != build.ray_address:
             raise ValueError("train.ray_address: another one than build.ray_address; leave it out")
+        if train.metrics_port is not None:
+            raise ValueError("train.metrics_port: one Ray runs all stages; give build.metrics_port")
         absent = [name for name in train.condition if name not in build.annotators]
         if absent:
             raise ValueError(f"train.condition: build.annotators does not make {', '.join(absent)}")

@@ -59,4 +59,6 @@ class TrainConfig(
     @property
     def engine(self) -> EngineOptions:
         """What starting or joining Ray takes of the options."""
-        return EngineOptions(ray_address=self.ray_address, processes_count=self.num_workers)
+        return EngineOptions(
+            ray_address=self.ray_address, metrics_port=self.metrics_port, processes_count=self.num_workers
+        )

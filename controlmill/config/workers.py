@@ -16,6 +16,8 @@ class WorkerOptions(Options):
     """Train on GPUs; by default where this machine has one."""
     ray_address: str | None = None
     """Ray cluster to train on: host:port, ray://host:port, auto; by default a Ray of this run's own, ended with it."""
+    metrics_port: int | None = Field(default=None, ge=1, le=65_535)
+    """Port on loopback where Prometheus finds the metrics of a Ray of this run's own; by default there are none."""
     max_failures: NonNegativeInt = 3
     """How often training goes on from its last checkpoint after a worker or a node died."""
 

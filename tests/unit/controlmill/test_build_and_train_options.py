@@ -41,6 +41,7 @@ def test_what_is_encoded_is_what_is_trained_on() -> None:
         ({"train": {"train_data_dir": "elsewhere"}}, "train.train_data_dir: elsewhere"),
         ({"train": {"condition": "hed"}}, "does not make hed"),
         ({"train": {"ray_address": "other:1"}}, "train.ray_address"),
+        ({"train": {"metrics_port": 9109}}, "give build.metrics_port"),
         ({"build": {"incremental_mode": "overwrite"}, "train": {"additional_train_steps": 5}}, "overwrite"),
         ({"train": {"additional_train_steps": 5, "max_train_steps": 9}}, "not both"),
         ({"train": {"additional_train_steps": 5, "resume_from_checkpoint": "checkpoint-4"}}, "latest"),

@@ -38,6 +38,14 @@ def test_every_metric_is_on_the_dashboard_and_in_the_documentation(queries: list
         assert f"`{name}`" in page
 
 
+def test_what_moves_once_per_shard_is_counted_over_minutes(queries: list[str]) -> None:
+    per_shard = [query for query in queries if re.search(r"rate\(ray_controlmill_(rows|layer_rows|shard)_", query)]
+    assert len(per_shard) == 4
+    for query in per_shard:
+        (minutes,) = re.findall(r"\[(\d+)m\]", query)
+        assert int(minutes) >= 10
+
+
 def test_a_query_asks_for_tags_that_the_metric_has(queries: list[str]) -> None:
     for query in queries:
         (name,) = (known for known in METRICS if re.search(rf"ray_{known}(_bucket)?\b", query))
