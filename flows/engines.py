@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from controlmill.errors import EngineStartError
 from controlmill.logs import log
+from flows import imported_ray
 from flows.prefect_server import LOOPBACK, address_in_cluster
 
 if TYPE_CHECKING:
@@ -69,12 +70,12 @@ def no_usage_statistics() -> None:
 
 
 def ray_environment(options: "EngineOptions") -> None:
-    """Set what Ray reads from the environment, once, when it is imported.
+    """Set what Ray reads from the environment.
 
     For a Ray of this run's own a token that only the run and its workers know: nobody else on the machine can hand code
-    to it, and none is written to the user's home. Where Ray is imported already it makes one of its own.
+    to it, and none is written to the user's home.
     """
-    if "ray" in sys.modules:
+    if imported_ray.is_connected():
         return
     if options.ray_address is not None:
         # At an address where something else answers than Ray, it would try 20 times, for 40 s each, deaf to Ctrl-C.
@@ -90,6 +91,8 @@ def ray_environment(options: "EngineOptions") -> None:
     os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
     # The switch that Ray has for other systems makes it keep to the loopback address here too.
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    if "ray" in sys.modules:
+        imported_ray.read_environment_again()
 
 
 @contextmanager

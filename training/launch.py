@@ -260,6 +260,8 @@ _stores: list[Any] = []
 
 def _be_client() -> None:
     os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"
+    if ray.util.get_node_ip_address().startswith(("127.", "::1")):  # type: ignore[no-untyped-call]
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", socket.if_indextoname(1))  # or it listens where our name leads
 
 
 def _open_store() -> tuple[str, int]:
