@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,26 @@ def test_ray_up_fits_rays_schema_and_our_versions(ray_version: str) -> None:
     assert sum(kind.get("min_workers", 0) for kind in kinds.values()) <= config["max_workers"]
 
 
+def test_nodes_find_their_image_their_token_and_the_wheel_that_was_made(tmp_path: Path) -> None:
+    config = load("ray-up.yaml")
+    nodes = [kind["node_config"] for kind in config["available_node_types"].values()]
+    # without one Ray takes its default, of Ubuntu 18.04
+    assert all(node["ImageId"].startswith("ami-") for node in nodes)
+    (token,) = config["initialization_commands"]
+    assert f"--region {config['provider']['region']}" in token
+    pip = re.search(r"^PIP_VERSION \?= (\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert pip is not None
+    (install,) = config["setup_commands"]
+    for text in (install, (EXAMPLES / "Dockerfile").read_text()):
+        assert text.index(f"pip=={pip[1]}") < text.index("--build-constraint /")
+        (wheel,) = re.findall(r'"\$\(echo \S+?/(controlmill-\*\.whl)\)\[s3\]"', text)
+        (tmp_path / "controlmill-1.0-py3-none-any.whl").touch()
+        said = subprocess.run(
+            ["sh", "-c", f'echo "$(echo {tmp_path}/{wheel})[s3]"'], check=True, capture_output=True, text=True
+        )
+        assert said.stdout == f"{tmp_path}/controlmill-1.0-py3-none-any.whl[s3]\n"
+
+
 def test_the_rayjob_has_only_fields_that_kuberay_knows(ray_version: str) -> None:
     job = load("rayjob.yaml")
     assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
@@ -69,7 +90,8 @@ def test_the_rayjob_has_only_fields_that_kuberay_knows(ray_version: str) -> None
     assert cluster["headGroupSpec"].keys() <= HEAD_GROUP
     assert all(group.keys() <= WORKER_GROUP for group in cluster["workerGroupSpecs"])
     assert spec["submissionMode"] in {"K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode"}
-    assert cluster["authOptions"].keys() <= {"mode", "secretName", "enableK8sTokenAuth"}
+    # secretName came later than 1.5.1, which the head of the file names
+    assert cluster["authOptions"] == {"mode": "token"}
     assert cluster["rayVersion"] == ray_version
     containers = [
         container
