@@ -29,12 +29,13 @@ test: $(VENV)/.installed  ## run every test
 	$(BIN)/python -m pytest tests/unit --numprocesses=auto --maxprocesses=4 --dist=loadfile --quiet
 	$(BIN)/python -m pytest tests/integration tests/e2e --numprocesses=2 --dist=loadfile --quiet
 
-check: $(VENV)/.installed  ## what must pass first: style, types, walls, generated docs
+check: $(VENV)/.installed  ## what must pass first: style, types, walls, generated docs, links of the site
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python docs/generate.py --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: $(VENV)/.installed  ## run every benchmark; takes long
 	set -e; for script in $(filter-out benchmarks/soak.py,$(wildcard benchmarks/*.py)); do $(BIN)/python "$$script"; done
