@@ -87,7 +87,9 @@ def ray_environment(options: "EngineOptions") -> None:
     if "RAY_AUTH_MODE" not in os.environ:
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(16))
     # Nobody reads the metrics of one run's Ray unless asked to, nor the histories of its tasks: Prefect keeps those.
-    os.environ.setdefault("RAY_enable_metrics_collection", "0" if options.metrics_port is None else "1")
+    os.environ.setdefault("RAY_enable_metrics_collection", "0")
+    if options.metrics_port is not None:
+        os.environ.update(RAY_enable_metrics_collection="1")
     os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
     # The switch that Ray has for other systems makes it keep to the loopback address here too.
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
