@@ -3,14 +3,20 @@
 import asyncio
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import psutil
 import pytest
@@ -24,6 +30,7 @@ from controlmill.testing.picture_server import PictureServer
 from controlmill.testing.ray_head import RayHead
 from flows.engines import RunServer
 
+ROOT = Path(__file__).resolve().parents[2]
 POOL = "here"
 Ask = Callable[..., Any]
 
@@ -38,13 +45,35 @@ def environment(engines: tuple[RayHead, RunServer], tmp_path: Path) -> dict[str,
 
 @pytest.fixture
 def ask(engines: tuple[RayHead, RunServer]) -> Ask:
-    def asked(what: str, body: dict[str, Any]) -> Any:
-        request = urllib.request.Request(f"{engines[1].api_url}/{what}", json.dumps(body).encode())  # noqa: S310
-        request.add_header("Content-Type", "application/json")
-        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 - loopback
-            return json.load(answer)
+    return partial(asked, engines[1])
 
-    return asked
+
+def asked(server: RunServer, what: str, body: dict[str, Any]) -> Any:
+    request = urllib.request.Request(f"{server.api_url}/{what}", json.dumps(body).encode())  # noqa: S310
+    request.add_header("Content-Type", "application/json")
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310 - loopback
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            # its database is busy with what it schedules; Prefect's own client asks again, too
+            if error.code != HTTPStatus.SERVICE_UNAVAILABLE:
+                raise
+            time.sleep(0.5)
+
+
+@pytest.fixture
+def scheduling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunServer]:
+    """A Prefect server that looks every second what is to be scheduled."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.setenv("PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED", "true")
+    monkeypatch.setenv("PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS", "1")
+    server = RunServer()
+    try:
+        server.wait()
+        yield server
+    finally:
+        server.stop()
 
 
 def tool(*words: str, environment: dict[str, str], folder: Path) -> str:
@@ -78,10 +107,10 @@ async def start_run(api_url: str, name: str) -> str:
             return str((await client.create_flow_run_from_deployment(deployment.id)).id)
 
 
-async def create_pool(api_url: str) -> None:
+async def create_pool(api_url: str, name: str = POOL) -> None:
     with temporary_settings({PREFECT_API_URL: api_url}):
         async with get_client() as client:
-            await client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
+            await client.create_work_pool(WorkPoolCreate(name=name, type="process"))
 
 
 def test_a_worker_carries_out_a_deployment(
@@ -160,3 +189,39 @@ def test_a_run_whose_process_was_killed_is_crashed_at_the_next_start(
     states = {one["id"]: one["state_type"] for one in others}
     assert states == {foreign["id"]: "RUNNING", forgotten["id"]: "CRASHED"}
     assert list(owners.iterdir()) == []
+
+
+def test_the_shipped_deployments_are_scheduled_and_never_run_twice_at_once(
+    scheduling: RunServer, tmp_path: Path
+) -> None:
+    shutil.copy(ROOT / "prefect.yaml", tmp_path)
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    home = {"PREFECT_HOME": str(tmp_path / "prefect"), "PREFECT_API_URL": scheduling.api_url, "DO_NOT_TRACK": "1"}
+    asyncio.run(create_pool(scheduling.api_url, "controlmill"))
+    tool("--no-prompt", "deploy", "--all", environment={**os.environ, **home}, folder=tmp_path)
+
+    deployed = {one["name"]: one for one in asked(scheduling, "deployments/filter", {})}
+    assert set(deployed) == {"nightly", "weekly", "manual"}
+    ids = {one["id"]: name for name, one in deployed.items()}
+    while set(due := first_due(scheduling, ids)) != {"nightly", "weekly"}:
+        time.sleep(0.5)
+    assert (due["nightly"].hour, due["nightly"].minute) == (2, 30)
+    assert (due["weekly"].isoweekday(), due["weekly"].hour) == (6, 6)
+
+    for name, one, other in (("nightly", "PENDING", "CANCELLED"), ("manual", "PENDING", "SCHEDULED")):
+        runs = [asked(scheduling, f"deployments/{deployed[name]['id']}/create_flow_run", {})["id"] for _ in range(2)]
+        states = [
+            asked(scheduling, f"flow_runs/{run}/set_state", {"state": {"type": "PENDING"}})["state"]["type"]
+            for run in runs
+        ]
+        assert states == [one, other], name
+
+
+def first_due(server: RunServer, deployments: dict[str, str]) -> dict[str, datetime]:
+    """When each deployment begins next, in the time zone of prefect.yaml."""
+    found: dict[str, datetime] = {}
+    for run in asked(server, "flow_runs/filter", {"sort": "EXPECTED_START_TIME_ASC"}):
+        if run["state_type"] == "SCHEDULED" and run["auto_scheduled"]:
+            begins = datetime.fromisoformat(run["expected_start_time"]).astimezone(ZoneInfo("Europe/Berlin"))
+            found.setdefault(deployments[run["deployment_id"]], begins)
+    return found
