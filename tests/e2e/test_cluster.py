@@ -44,15 +44,9 @@ def head() -> Iterator[RayHead]:
 
 
 @pytest.fixture(scope="module")
-def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
-        server = RunServer()
-    try:
-        server.wait()
-        yield server.client_environment
-    finally:
-        server.stop()
+def prefect(starting_prefect: RunServer) -> dict[str, str]:
+    starting_prefect.wait()
+    return starting_prefect.client_environment
 
 
 @pytest.fixture(scope="module")

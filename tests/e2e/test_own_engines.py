@@ -20,12 +20,6 @@ COMMON = ["--image-size", "64", "--resize-mode", "center_crop", "--allow-private
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[PictureServer]:
-    with PictureServer() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
 def s3() -> Iterator[S3Server]:
     with S3Server() as server:
         yield server

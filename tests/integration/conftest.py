@@ -6,22 +6,15 @@ from pathlib import Path
 import pytest
 
 from controlmill.testing.command import Finished, run
-from controlmill.testing.picture_server import PictureServer
 from controlmill.testing.ray_head import RayHead
 from flows.engines import RunServer
 
 
 @pytest.fixture(scope="session")
-def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RayHead, RunServer]]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
-        prefect = RunServer()
-    try:
-        with RayHead() as ray:
-            prefect.wait()
-            yield ray, prefect
-    finally:
-        prefect.stop()
+def engines(starting_prefect: RunServer) -> Iterator[tuple[RayHead, RunServer]]:
+    with RayHead() as ray:
+        starting_prefect.wait()
+        yield ray, starting_prefect
 
 
 @pytest.fixture(scope="session")
@@ -35,9 +28,3 @@ def cluster(engines: tuple[RayHead, RunServer]) -> Callable[..., Finished]:
         return run(*words, *where, environment=environment, folder=folder)
 
     return run_there
-
-
-@pytest.fixture(scope="session")
-def server() -> Iterator[PictureServer]:
-    with PictureServer() as server:
-        yield server
