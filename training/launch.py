@@ -21,6 +21,7 @@ from ray.train.torch.config import _TorchBackend
 from controlmill.errors import ControlmillError, EngineError, NonFiniteLossError, WorkerLostError
 from storage.filesystem import one_line, open_files, redact
 from training.checkpoints import Checkpoints
+from training.restart import RAY_NOTES
 
 if TYPE_CHECKING:
     from controlmill.config import TrainConfig
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from training.outcome import Outcome
 
 _POLL_S = 0.25
-_NOTES = ".ray-train"
 _PATHS = ("train_data_dir", "output_dir", "deepspeed", "offload_folder")
 _WEIGHTS = ("pretrained_model_name_or_path", "controlnet_model_name_or_path", "transfer_from")
 
@@ -124,7 +124,7 @@ def notes_folder(output_dir: str) -> Iterator[str]:
         with tempfile.TemporaryDirectory(prefix="controlmill-train-") as folder:
             yield folder
         return
-    notes = Path(root) / _NOTES
+    notes = Path(root) / RAY_NOTES
     shutil.rmtree(notes, ignore_errors=True)
     files.make_folder(str(notes))
     try:

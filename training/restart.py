@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from controlmill.errors import ConfigError, RunUnusableError
 from storage.filesystem import is_leftover, open_files, redact
+from storage.lock import LOCK_NAME
 
 if TYPE_CHECKING:
     from controlmill.config import TrainConfig
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 RECORD = "restart.json"
 EARLIER = "attempt-1"
 """Folder of the run for what its first attempt left."""
+RAY_NOTES = ".ray-train"
+"""Folder of the run where Ray Train keeps notes while it works."""
+_STAYS = frozenset({RECORD, EARLIER, LOCK_NAME, RAY_NOTES})
+"""The lock and the notes belong to the process that is at work, whichever attempt it is at."""
 _ACTION = "restart"
 _INPUTS = ("train_data_dir", "pretrained_model_name_or_path", "controlnet_model_name_or_path")
 
@@ -129,7 +134,7 @@ def _move(output_dir: str, record: Restart) -> Restart:
     """Move all that the first attempt left; may be called again where it was cut off."""
     files, root = open_files(output_dir)
     for entry in files.entries(root):
-        if entry.name not in (RECORD, EARLIER) and not is_leftover(entry.name):
+        if entry.name not in _STAYS and not is_leftover(entry.name):
             _move_entry(files, root, entry.name)
     done = replace(record, moved=True)
     _write(output_dir, done)
