@@ -32,7 +32,7 @@ class Adjustments:
     """Batches of each worker in an update."""
     learning_rate_factor: float = 1.0
     decoder_connected: bool = False
-    """Before `mid_until_step` says so."""
+    """Before `mid_until_step` says so, or in spite of `only_mid_control`."""
     base_unlocked: bool = False
     """Before `unlock_at_step` says so."""
     timesteps_alike: bool = False
@@ -115,7 +115,8 @@ class Run:
     @property
     def decoder_is_connected(self) -> bool:
         """Whether the skip connections get their residuals in the update that comes."""
-        return self.adjustments.decoder_connected or self.update >= self.config.mid_until_step
+        by_plan = not self.config.only_mid_control and self.update >= self.config.mid_until_step
+        return self.adjustments.decoder_connected or by_plan
 
     @property
     def base_is_unlocked(self) -> bool:
@@ -182,6 +183,8 @@ class Run:
     def request_connect_decoder(self) -> None:
         """Connect the decoder."""
         self.adjustments.decoder_connected = True
+        # DeepSpeed has had these parameters from the start; without a gradient they stayed as they were
+        self.controlnets.connect_decoder = True
 
     def request_unlock_base(self) -> None:
         """Train the base's decoder too."""
@@ -250,6 +253,8 @@ class Run:
     def load_state_dict(self, state: Mapping[str, Any], callbacks: Sequence["Callback"]) -> None:
         """Go on from `state_dict`."""
         self.adjustments = Adjustments(**state["adjustments"])
+        if self.adjustments.decoder_connected:
+            self.request_connect_decoder()
         before = state["reader"]
         self.reader.load_state_dict(before)
         if before.get("num_shards") != self.reader.state_dict()["num_shards"]:

@@ -83,8 +83,8 @@ class ConvergenceOptions(Options):
     """No forecast before the residuals' sensitivity to the hint has reached this; most runs that fail stay below."""
     on_following: tuple[str, ...] = ()
     """What to do at sudden convergence: stop, accumulate: N (times the batches per update), restart: N (from update 0
-    with as many), connect_decoder (ends mid_until_step), unlock_base, lower_lr: X (a factor), continue_for: N (updates,
-    and stop)."""
+    with as many), connect_decoder (ends mid_until_step and only_mid_control), unlock_base, lower_lr: X (a factor),
+    continue_for: N (updates, and stop)."""
     on_settled: tuple[str, ...] = ()
     """What to do when the gain has settled after sudden convergence; the same actions."""
     webhook_url: SecretStr | None = Field(default=None, exclude=True, repr=False)

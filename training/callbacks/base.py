@@ -137,7 +137,7 @@ class RunContext(Protocol):
         """Multiply what the schedule says by `factor` from the next update on. Every rank must ask alike."""
 
     def request_connect_decoder(self) -> None:
-        """Connect the decoder from the next update on, where `mid_until_step` keeps it apart."""
+        """Connect the decoder from the next update on, where `mid_until_step` or `only_mid_control` keeps it apart."""
 
     def request_unlock_base(self) -> None:
         """Train the base's decoder too from the next update on. Every rank must ask alike."""

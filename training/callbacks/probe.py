@@ -42,6 +42,7 @@ class ProbeCallback(Callback):
             ConfigError: an action is not possible in this run.
         """
         actions = {one.name for event in ("control_following", "control_settled") for one in config.actions(event)}
+        self._ends_by_itself = not actions.isdisjoint(("stop", "continue_for"))
         if "unlock_base" in actions and config.mixed_precision == "fp16":
             raise ConfigError("unlock_base: needs mixed_precision bf16 or no: fp16 scales the loss")
         if "restart" in actions:
@@ -61,6 +62,7 @@ class ProbeCallback(Callback):
     def on_train_start(self, run: RunContext) -> None:
         """Hold the rows ready, say what is going to happen, and measure before the first update."""
         self._num_updates = run.num_updates
+        self._stop_where_asked(run)
         num_rows = min(self._config.num_probe_rows, run.reader.num_held_out)
         if num_rows < 2:
             run.log(
@@ -87,8 +89,7 @@ class ProbeCallback(Callback):
         self._train_s += metrics.seconds
         if self._probe is not None and run.update % self.interval == 0:
             self._evaluate(run, self._probe)
-        if self._stop_at is not None and run.update >= self._stop_at:
-            run.request_stop(f"{run.update:,} updates done, as continue_for asked")
+        self._stop_where_asked(run)
 
     def on_train_end(self, run: RunContext) -> None:
         """Say where the convergence was and what the probing cost."""
@@ -114,9 +115,15 @@ class ProbeCallback(Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`."""
         self.detector.load_state_dict(state["detector"])
-        self._stop_at = state["stop_at"]
+        # whoever takes the action out of the options wants the run to go on
+        self._stop_at = state["stop_at"] if self._ends_by_itself else None
         self._warned = list(state["warned"])
         self._acted = list(state["acted"])
+
+    def _stop_where_asked(self, run: RunContext) -> None:
+        """At the start too: a run that was killed after its last checkpoint, or is started again, does not go on."""
+        if self._stop_at is not None and run.update >= self._stop_at:
+            run.request_stop(f"on_following or on_settled asked to stop at update {self._stop_at:,}")
 
     def _open(self, run: RunContext, num_rows: int) -> Probe:
         rows = ProbeRows.prepare(
@@ -196,7 +203,7 @@ class ProbeCallback(Callback):
     def _act(self, run: RunContext, event: Event, action: Action) -> None:
         value = action.value or 0
         if action.name == "stop":
-            run.request_stop(f"{event.name} at update {event.update:,}")
+            self._stop_at = event.update
         elif action.name == "accumulate":
             run.request_accumulation(self._config.gradient_accumulation_steps * int(value))
         elif action.name == "restart":

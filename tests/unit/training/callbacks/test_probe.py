@@ -119,10 +119,16 @@ class Run:
     def go(self, callback: ProbeCallback, until: int = NUM_UPDATES) -> None:
         callback.on_train_start(self)  # type: ignore[arg-type]
         for update in range(self.update + 1, until + 1):
+            if self.is_stopped:
+                break
             self.update, self.samples_seen, self.epoch = update, 16 * update, update / 100
             callback.on_update_end(self, UpdateMetrics(update, 16 * update, update / 100, 0.1, 1e-4, 1.0, 0.4))  # type: ignore[arg-type]
-        if until == NUM_UPDATES:
+        if until == NUM_UPDATES or self.is_stopped:
             callback.on_train_end(self)  # type: ignore[arg-type]
+
+    @property
+    def is_stopped(self) -> bool:
+        return any(name == "stop" for name, _, _ in self.requests)
 
     def said(self, event: str) -> list[dict[str, Any]]:
         return [fields for name, fields in self.logged if name == event]
@@ -185,11 +191,12 @@ def test_without_held_out_rows_there_is_no_probe() -> None:
     assert "1 rows are held out" in said["reason"]
 
 
-@pytest.mark.parametrize("stop", [400, 920, 960, 1400])
+@pytest.mark.parametrize("stop", [400, 920, 960, 1400, 1519, 1520])
 def test_a_resumed_run_writes_what_the_uninterrupted_one_writes(stop: int) -> None:
     options = config(on_following=["continue_for: 600"])
     whole = Run()
     whole.go(Callback(options), until=1900)
+    assert whole.update == 1520
     first = Run()
     before = Callback(options)
     first.go(before, until=stop)
@@ -198,15 +205,17 @@ def test_a_resumed_run_writes_what_the_uninterrupted_one_writes(stop: int) -> No
     after = Callback(options)
     after.load_state_dict(json.loads(json.dumps(before.state_dict())))
     second.go(after, until=1900)
+    assert second.update == 1520
     for name in ("probe.jsonl", "events.jsonl"):
         assert first.files[name] + second.files[name] == whole.files[name]
-    assert first.requests + second.requests == whole.requests
+    # at its end it says again that it has ended
+    assert list(dict.fromkeys(first.requests + second.requests)) == whole.requests
 
 
 @pytest.mark.parametrize(
     ("action", "request_", "value"),
     [
-        ("stop", "stop", "control_following at update"),
+        ("stop", "stop", "on_following or on_settled asked to stop at update 920"),
         ("accumulate: 4", "accumulation", 8),
         ("restart: 4", "restart", 4),
         ("connect_decoder", "connect_decoder", None),
@@ -238,6 +247,21 @@ def test_continue_for_stops_so_many_updates_later() -> None:
     run.go(Callback(config(on_following="continue_for: 100")))
     (at,) = [line["update"] for line in run.files["events.jsonl"] if line["event"] == "control_following"]
     assert next(update for name, _, update in run.requests if name == "stop") == at + 100
+
+
+@pytest.mark.parametrize(("action", "updates_more"), [("stop", 0), ("continue_for: 100", 100)])
+def test_a_run_that_ended_by_itself_stays_at_its_end(action: str, updates_more: int) -> None:
+    """However often it is started again; and it goes on once nobody asks for the stop any more."""
+    run, before = Run(), Callback(config(on_following=action))
+    run.go(before)
+    assert run.update == 920 + updates_more
+    state = json.loads(json.dumps(before.state_dict()))
+    for options, stops in ((config(on_following=action), True), (config(), False)):
+        again, after = Run(), Callback(options)
+        again.update = run.update
+        after.load_state_dict(state)
+        after.on_train_start(again)  # type: ignore[arg-type]
+        assert [name for name, _, _ in again.requests] == ["stop"] * stops
 
 
 def test_unlocking_is_refused_before_the_start_where_it_is_not_possible() -> None:
