@@ -13,8 +13,10 @@ from prefect.runtime import flow_run
 
 from controlmill.config import TrainConfig
 from controlmill.errors import ControlmillError
+from controlmill.logs import warning
 from flows.page_pictures import as_jpeg
-from storage.filesystem import open_files, redact
+from storage.filesystem import one_line, redact
+from training.local_run import local_files
 from training.metrics import SAMPLES
 
 EVENT = "controlmill.sudden_convergence"
@@ -23,7 +25,15 @@ _TELLING = ("control_following", "control_settled", "already_following", "contro
 
 
 def publish(name: str, fields: Mapping[str, Any], config: TrainConfig) -> None:
-    """Log an event of the run; publish those that say that the condition is followed."""
+    """Log an event of the run; publish those that say that the condition is followed; never in the way of the run."""
+    try:
+        _publish(name, fields, config)
+    # a server that is away, or a file that is not ours, must not end a run of days at the moment that it was for
+    except Exception as error:  # noqa: BLE001 Prefect's client may raise anything
+        warning("not_on_prefect", event_name=name, update=fields.get("update"), reason=one_line(error)[:300])
+
+
+def _publish(name: str, fields: Mapping[str, Any], config: TrainConfig) -> None:
     get_run_logger().info(" ".join([name, *(f"{key}={value}" for key, value in fields.items())]))
     if name not in _TELLING:
         return
@@ -37,45 +47,33 @@ def publish(name: str, fields: Mapping[str, Any], config: TrainConfig) -> None:
 
 
 def _page(name: str, fields: Mapping[str, Any], config: TrainConfig) -> str:
+    head = [f"# {name}", "", f"`{redact(config.output_dir)}`", "", "| | |", "|---|---|"]
     rows = [f"| {key} | {value} |" for key, value in fields.items()]
-    lines = [
-        f"# {name}",
-        "",
-        f"`{redact(config.output_dir)}`",
-        "",
-        "| | |",
-        "|---|---|",
-        *rows,
-        "",
-        *_plot(config),
-        *_samples(config),
-    ]
-    return "\n".join(lines)
+    # of a remote run there is here what the last checkpoint has sent
+    with local_files(config.output_dir) as run:
+        return "\n".join([*head, *rows, "", *_plot(run), *_samples(run)])
 
 
-def _samples(config: TrainConfig) -> list[str]:
+def _samples(run: Path) -> list[str]:
     """What was generated before the first update, and last."""
-    files, root = open_files(config.output_dir)
-    folder = f"{root}/{SAMPLES}"
-    names = sorted(entry.name for entry in files.entries(folder) if entry.name.endswith(".png"))
+    drawn = [path for path in (run / SAMPLES).glob("*.png") if path.stem.isdecimal()]
+    grids = sorted(drawn, key=lambda path: int(path.stem))
     lines = []
-    for name in dict.fromkeys([*names[:1], *names[-1:]]):
-        title = f"update {int(name.removesuffix('.png')):,}: hints, stored images, generated images"
-        lines += ["", f"## {title}", "", as_jpeg(title, files.read(f"{folder}/{name}") or b"")]
+    for grid in dict.fromkeys([*grids[:1], *grids[-1:]]):
+        title = f"update {int(grid.stem):,}: hints, stored images, generated images"
+        lines += ["", f"## {title}", "", as_jpeg(title, grid.read_bytes())]
     return lines
 
 
-def _plot(config: TrainConfig) -> list[str]:
+def _plot(run: Path) -> list[str]:
     """The curves so far, inside of the page: Prefect keeps no files."""
     from training.plot import write_plot
     from training.report import analyse
 
-    if not open_files(config.output_dir)[0].is_local:
-        return []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "plot.png"
         try:
-            write_plot(analyse(Path(config.output_dir), {}), path)
+            write_plot(analyse(run, {}), path)
         except ControlmillError as error:
             return [f"no plot: {error}"]
         encoded = base64.b64encode(path.read_bytes()).decode()

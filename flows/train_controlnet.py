@@ -36,8 +36,9 @@ def train_controlnet(config: TrainConfig) -> Outcome:
         metrics.happened(record["event"])
         fields = {name: value for name, value in record.items() if name != "event"}
         observer().event(record["event"], fields)
-        publish(record["event"], fields, config)
+        # the webhook first: it only queues, and a Prefect server that does not answer keeps it waiting no longer
         webhook.tell(record["event"], fields)
+        publish(record["event"], fields, config)
 
     with (
         on_page(),

@@ -39,6 +39,7 @@ def write_run(folder: Path) -> None:
     for update in (0, 50, 120):
         grid = np.full((40, 80, 3), update, np.uint8)
         (folder / "samples" / f"{update:06d}.png").write_bytes(cv2.imencode(".png", grid)[1].tobytes())
+    (folder / "samples" / "grid.png").write_bytes(b"somebody else's")
 
 
 def test_an_event_and_a_page_with_the_plot(engines: tuple[RayHead, RunServer], tmp_path: Path) -> None:

@@ -1,42 +1,11 @@
-"""The small files of a run, wherever its folder is."""
+"""Options and logs of a run, for its page."""
 
 import json
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from controlmill.errors import RunUnusableError
-from storage.filesystem import open_files, redact
-from training.restart import EARLIER
-
-CONFIG = "config.json"
-SAMPLES = "samples"
-_KINDS = (".jsonl", ".json", ".png")
-
-
-@contextmanager
-def local_run(address: str) -> Iterator[Path]:
-    """A folder of this machine with logs, options and sample grids of a run; those of a remote one are copied.
-
-    Raises:
-        RunUnusableError: there is no run at this place.
-    """
-    files, root = open_files(address)
-    if files.read(f"{root}/{CONFIG}") is None:
-        raise RunUnusableError(f"{redact(address)} is no run of controlmill train: it has no {CONFIG}")
-    if files.is_local:
-        yield Path(root)
-        return
-    with tempfile.TemporaryDirectory(prefix="controlmill-report-") as folder:
-        for below in ("", SAMPLES, EARLIER):
-            source, target = f"{root}/{below}".rstrip("/"), Path(folder) / below
-            target.mkdir(exist_ok=True)
-            for entry in files.entries(source):
-                if not entry.is_folder and entry.name.endswith(_KINDS):
-                    (target / entry.name).write_bytes(files.read(f"{source}/{entry.name}") or b"")
-        yield Path(folder)
+from training.local_run import CONFIG
 
 
 def read_options(run: Path) -> dict[str, Any]:

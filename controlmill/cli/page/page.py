@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from controlmill import __version__
 from controlmill.cli.page import run_parts
 from controlmill.cli.page.dataset_parts import dataset
-from controlmill.cli.page.files import local_run, read_options
+from controlmill.cli.page.files import read_options
 from controlmill.cli.page.html import Column, Html, element, section, table, text
 from controlmill.cli.page.style import CSS
 
@@ -29,6 +29,7 @@ def make_page(address: str, train_data_dir: str | None = None) -> str:
         RunUnusableError: there is no run, or a file of it is broken.
     """
     from storage.filesystem import redact
+    from training.local_run import local_run
 
     with local_run(address) as run:
         options = read_options(run)

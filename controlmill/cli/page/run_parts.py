@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from controlmill.cli.page.files import SAMPLES, read_lines
+from controlmill.cli.page.files import read_lines
 from controlmill.cli.page.html import Column, Html, data_uri, element, facts, image, section, table, text
 from controlmill.cli.training_events import sentence
+from training.metrics import SAMPLES
 
 if TYPE_CHECKING:
     from training.report import Report
