@@ -15,6 +15,8 @@ Losses = tuple[tuple[float, ...], ...]
 
 # differences below this are rounding: right and wrong are bit-equal while the zero convolutions are zero
 _ROUNDING = 1e-12
+# no mean squared error of a network is beyond these; within them sums and quotients stay far from the range of floats
+_LEAST_LOSS, _LARGEST_LOSS = 1e-60, 1e60
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +47,11 @@ class Gain:
 
 
 def usable_rows(evaluation: Evaluation) -> list[int]:
-    """Rows whose losses are all finite and above 0; a row with one NaN says nothing at any timestep."""
+    """Rows whose losses are all finite numbers above 0; a row with one NaN says nothing at any timestep."""
     return [
         row
         for row, losses in enumerate(zip(evaluation.right, evaluation.wrong, strict=True))
-        if all(math.isfinite(loss) and loss > 0 for side in losses for loss in side)
+        if all(_LEAST_LOSS <= loss <= _LARGEST_LOSS for side in losses for loss in side)
     ]
 
 

@@ -3,7 +3,6 @@
 matplotlib is imported where it is used, its Figure without pyplot: no window system, no global state.
 """
 
-import json
 import math
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -12,7 +11,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Final
 
-from controlmill.errors import RunUnusableError, StorageWriteError
+from controlmill.errors import StorageWriteError
+from training.json_lines import is_number, json_lines
 from training.report import Report
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def _settings(look: Look) -> Any:
 
 def _draw(figure: Any, report: Report, look: Look) -> None:
     losses = [(line["update"], line["loss"]) for line in _read(report.file.with_name(_METRICS), "loss")]
-    samples = list(_read(report.file.with_name(_CONTROLLABILITY), "mean_own"))
+    samples = [one for one in _read(report.file.with_name(_CONTROLLABILITY), "mean_own") if "measure" in one]
     sensitivities = [(one.update, one.sensitivity) for one in report.detector.evaluations if one.sensitivity]
     panels: list[tuple[Any, Any, float]] = [
         (_draw_loss, losses, 1.0), (_draw_gain, report, 1.7), (_draw_sensitivity, (sensitivities, report), 1.3),
@@ -104,15 +104,9 @@ def _draw(figure: Any, report: Report, look: Look) -> None:
 
 
 def _read(file: Path, field: str) -> Iterable[dict[str, Any]]:
-    """Lines of a log beside the probe's that have an update and `field`; nothing where there is no such log."""
-    if not file.is_file():
-        return
-    for number, text in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            line = json.loads(text) if text.strip() else {}
-        except json.JSONDecodeError as error:
-            raise RunUnusableError(f"{file}:{number}: not JSON: {error.msg} at column {error.colno}") from error
-        if isinstance(line, dict) and isinstance(line.get("update"), int) and line.get(field) is not None:
+    """Lines of a log beside the probe's with numbers for update and `field`; nothing where there is no such log."""
+    for _, line in json_lines(file, "log") if file.is_file() else ():
+        if isinstance(line, dict) and all(is_number(line.get(name)) for name in ("update", field)):
             yield line
 
 
@@ -174,16 +168,16 @@ def _draw_sensitivity(ax: "Axes", data: tuple[list[tuple[int, float]], Report], 
 
 def _draw_samples(ax: "Axes", lines: list[dict[str, Any]], look: Look) -> None:
     """How well pictures obey their hint, another row's hint, and what is to be had at all."""
-    for number, measure in enumerate(sorted({line["measure"] for line in lines})):
-        mine = [line for line in lines if line["measure"] == measure]
+    for number, measure in enumerate(sorted({str(line["measure"]) for line in lines})):
+        mine = [line for line in lines if str(line["measure"]) == measure]
         updates = [line["update"] for line in mine]
         color = look.samples[number % len(look.samples)]
         own = [line["mean_own"] for line in mine]
         ax.plot(updates, own, color=color, linewidth=1.6, marker="o", markersize=3, label=f"{measure}, own hint")
-        if mine[-1].get("mean_other") is not None:
+        if all(is_number(line.get("mean_other")) for line in mine):
             others = [line["mean_other"] for line in mine]
             ax.plot(updates, others, color=color, linewidth=1, linestyle=_DASHED, label="another hint")
-        if mine[-1].get("real") is not None:
+        if is_number(mine[-1].get("real")):
             ax.axhline(mine[-1]["real"], color=color, linewidth=0.8, linestyle=":", label="the real images")
     ax.set_ylabel("controllability\nof samples")
     ax.legend(loc="upper left", frameon=False, fontsize=8)

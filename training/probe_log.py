@@ -1,13 +1,13 @@
 """`probe.jsonl`: one line per evaluation of the probe, read back with an eye on every line."""
 
-import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from controlmill.errors import RunUnusableError
 from training.gain import Evaluation, Losses
+from training.json_lines import LARGEST, json_lines
 
 PROBE_LOG = "probe.jsonl"
 
@@ -21,14 +21,14 @@ def read_probe_log(path: Path) -> list[Evaluation]:
     """The evaluations of a log in the order of their updates.
 
     A line whose update is not above the one before it begins again from an earlier checkpoint: what it takes the place
-    of is left out.
+    of is left out; so is a last line that was cut off.
 
     Raises:
         RunUnusableError: the file cannot be read, holds no evaluation, or a line is broken; it names file and line.
     """
     evaluations: list[Evaluation] = []
-    for place, text in _lines(path):
-        evaluation = parse_line(text, place)
+    for place, values in json_lines(path, "probe log"):
+        evaluation = _evaluation(values, place)
         while evaluations and evaluations[-1].update >= evaluation.update:
             evaluations.pop()
         if evaluations:
@@ -39,22 +39,8 @@ def read_probe_log(path: Path) -> list[Evaluation]:
     return evaluations
 
 
-def _lines(path: Path) -> Sequence[tuple[str, str]]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise RunUnusableError(f"{path}: cannot read the probe log: {reason}") from error
-    numbered = enumerate(text.split("\n"), start=1)
-    return [(f"{path}:{number}", line) for number, line in numbered if line.strip()]
-
-
-def parse_line(text: str, place: str) -> Evaluation:
-    """One line as an evaluation; `place` (file and line number) begins the message of every `RunUnusableError`."""
-    try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise RunUnusableError(f"{place}: not JSON: {error.msg} at column {error.colno}") from error
+def _evaluation(values: Any, place: str) -> Evaluation:
+    """One line; `place` (file and line number) begins the message of every `RunUnusableError`."""
     if not isinstance(values, dict):
         raise RunUnusableError(f"{place}: an evaluation is a JSON object, not {_shown(values)}")
     update = _field(values, "update", place, _whole)
@@ -87,6 +73,8 @@ def _field(values: dict[str, Any], name: str, place: str, read: Callable[[Any], 
 def _whole(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value) or value < 0:
         raise ValueError(f"expected a whole number from 0 (got {_shown(value)})")
+    if value > LARGEST:
+        raise ValueError(f"expected a whole number up to {LARGEST:,} (got {_shown(value)})")
     return int(value)
 
 
@@ -124,5 +112,8 @@ def _compare(losses: Losses, expected: Losses, place: str) -> None:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except RecursionError:
+        return "lists in lists in lists"
     return text if len(text) <= 40 else text[:37] + "..."

@@ -20,6 +20,13 @@ class Report:
     file: Path
     detector: Detector
     convergence: Convergence | None
+    address: str = ""
+    """What a person knows the log by, where `file` is a copy of it."""
+
+    @property
+    def name(self) -> str:
+        """Of the log."""
+        return self.address or str(self.file)
 
     def update_of(self, name: EventName) -> int | None:
         """The update of an event, None where it did not occur."""
@@ -31,7 +38,7 @@ class Report:
         empty = dict.fromkeys(("convergence_update", "ci95", "s10", "s90", "R", "rho", "label"))
         rise = empty if self.convergence is None else self.convergence.to_json()
         return {
-            "file": str(self.file),
+            "file": self.name,
             "onset": self.update_of("control_onset"),
             "following": self.update_of("control_following"),
             "settled": self.update_of("control_settled"),
@@ -51,7 +58,7 @@ class Report:
             seen += f", updates {curve[0][0]:,} to {curve[-1][0]:,}"
         if self.detector.num_unusable:
             seen += f"; {self.detector.num_unusable:,} more without finite losses"
-        lines = [f"{self.file}: {seen}", f"  {self.verdict()}"]
+        lines = [f"{self.name}: {seen}", f"  {self.verdict()}"]
         for name, meaning in _MEANINGS.items():
             event = self.detector.events.get(name)
             if event is not None:
@@ -103,12 +110,13 @@ def _told(detector: Detector) -> list[Any]:
     return [made[0]] if len(made) == 1 else [made[0], made[-1]]
 
 
-def analyse(path: Path, overrides: dict[str, Any]) -> Report:
+def analyse(path: Path, overrides: dict[str, Any], address: str = "") -> Report:
     """Replay the probe log of a run, or a file of that form.
 
     Args:
         path: the folder of a run, or its probe log.
         overrides: thresholds; the others are those of the run's config.json, where one lies beside the log.
+        address: what to call the log, where this is a copy of it.
 
     Raises:
         ConfigError: an override is no option of convergence, or has a wrong value.
@@ -117,7 +125,7 @@ def analyse(path: Path, overrides: dict[str, Any]) -> Report:
     file = log_of(path)
     options = validate(ConvergenceOptions, {**_options_of_run(file.with_name("config.json")), **overrides})
     detector = replay(read_probe_log(file), options)
-    return Report(file, detector, detector.convergence())
+    return Report(file, detector, detector.convergence(), address)
 
 
 def _options_of_run(file: Path) -> dict[str, Any]:
@@ -125,7 +133,7 @@ def _options_of_run(file: Path) -> dict[str, Any]:
         return {}
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunUnusableError(f"{file}: cannot read the options of the run: {error}") from error
     known = ConvergenceOptions.model_fields
     return {name: value for name, value in values.items() if name in known} if isinstance(values, dict) else {}

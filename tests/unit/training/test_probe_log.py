@@ -65,6 +65,13 @@ def test_lines_of_a_run_that_went_on_from_a_checkpoint_take_the_place_of_the_oth
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
+        ('{"update": ' + 5000 * "9" + "}", "not JSON: a number of thousands of digits"),
+        (10**5 * "[", "not JSON: it is nested too deeply"),
+        (line(update=10**400),
+         "update: expected a whole number up to 9,007,199,254,740,992 (got 1000000000000000000000000000000000000...)"),
+        (line(samples_seen=2**60),
+         "samples_seen: expected a whole number up to 9,007,199,254,740,992 (got 1152921504606846976)"),
+        (line(loss_right=[[10**400, 0.2], [0.3, 0.4]]), "loss_right: int too large to convert to float"),
         ('{"update": 1', "not JSON: Expecting ',' delimiter at column 13"),
         ("[1, 2]", "an evaluation is a JSON object, not [1, 2]"),
         (without("update"), "update is missing"),
@@ -90,6 +97,19 @@ def test_a_broken_line_is_named(tmp_path: Path, broken: str, message: str) -> No
     with pytest.raises(RunUnusableError) as caught:
         read_probe_log(file)
     assert str(caught.value) == f"{file}:2: {message}"
+
+
+def test_a_last_line_that_was_cut_off_is_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "probe.jsonl"
+    for length in (1, 20, len(line(update=200)) - 1):
+        file.write_text(line() + "\n" + line(update=200)[:length])
+        assert [one.update for one in read_probe_log(file)] == [100]
+        assert f"line_cut_off place={file}:2" in capsys.readouterr().err
+    file.write_text(line() + "\n" + line(update=200))
+    assert [one.update for one in read_probe_log(file)] == [100, 200]
+    file.write_text(line() + "\n" + line(update=200)[:20] + "\n")
+    with pytest.raises(RunUnusableError, match=":2: not JSON"):
+        read_probe_log(file)
 
 
 def test_a_file_without_evaluations_or_that_is_not_there(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from controlmill.cli.main import main
@@ -120,6 +121,51 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "draws one run, not 2" in capsys.readouterr().err
     assert main(["convergence", str(log), "--plot", "a.txt"]) == 2
     assert "give a file that ends in .png" in capsys.readouterr().err
-    (tmp_path / "metrics.jsonl").write_text('{"update": 1, "loss": 0.1}\n{"upd')
+    (tmp_path / "metrics.jsonl").write_text('{"update": 1, "loss": 0.1}\n{"upd\n')
     assert main(["convergence", str(log), "--plot", str(tmp_path / "a.png")]) == 8
     assert f"{tmp_path / 'metrics.jsonl'}:2: not JSON" in capsys.readouterr().err
+
+
+def test_a_run_that_was_killed_while_it_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = write(tmp_path / "probe.jsonl", rise)
+    with log.open("a") as file:
+        file.write('{"update": 2040, "loss_r')
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text('{"update": 1, "loss": 0.1}\n{"update": 2, "loss": ' + 400 * "9" + '}\n{"upd')
+    assert main(["convergence", str(tmp_path), "--json", "--plot", str(tmp_path / "a.png")]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["settled"] is not None
+    assert f"line_cut_off place={log}:52 " in said.err
+    assert f"line_cut_off place={metrics}:3 " in said.err
+
+
+@pytest.mark.parametrize("loss", [5e-324, 1e308])
+def test_losses_at_the_ends_of_what_floats_hold_say_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], loss: float
+) -> None:
+    log = write(tmp_path / "probe.jsonl", rise)
+    extreme = [[loss, loss, loss]] * 32
+    line = {"update": 2040, "loss_right": extreme, "loss_wrong": [[0.1, 0.1, 0.1]] * 32, "residual_sensitivity": 1e308}
+    with log.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    assert main(["convergence", str(log)]) == 0
+    assert "1 more without finite losses" in capsys.readouterr().out
+
+
+def test_a_run_on_another_file_system(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    local = write(tmp_path / "probe.jsonl", rise)
+    files = fsspec.filesystem("memory")
+    files.pipe("/convergence/run/probe.jsonl", local.read_bytes())
+    files.pipe("/convergence/run/config.json", b'{"following_gain": 0.3}')
+    run = "memory://convergence/run"
+    assert main(["convergence", run, f"{run}/probe.jsonl", str(local), "--json"]) == 0
+    folder, file, here = map(json.loads, capsys.readouterr().out.splitlines())
+    assert folder["file"] == run
+    assert folder["following"] == file["following"] > here["following"]
+    assert main(["convergence", run, "--plot", str(tmp_path / "a.png"), "following_gain=0.2"]) == 0
+    capsys.readouterr()
+    files.pipe("/convergence/broken/probe.jsonl", b"{}\n")
+    assert main(["convergence", "memory://convergence/broken"]) == 8
+    assert capsys.readouterr().err == "error: memory://convergence/broken/probe.jsonl:1: update is missing\n"
+    assert main(["convergence", "memory://convergence/nothing"]) == 8
+    assert "memory://convergence/nothing/probe.jsonl: cannot read the probe log" in capsys.readouterr().err
