@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from controlmill.cli.training_events import sentence
+from controlmill.cli.training_events import ENDS_FORECAST, foreseen, sentence
 from controlmill.progress import Clock, Tally, UpdateTally
 from controlmill.reasons import Reason
 
@@ -26,6 +26,7 @@ class RichObserver:
         self._clock = clock
         self._started = clock()
         self._doing = "starting"
+        self._foreseen = ""
         self._lock = threading.Lock()
         self._live = Live(get_renderable=self.render, console=console, refresh_per_second=4)
 
@@ -62,6 +63,11 @@ class RichObserver:
 
     def event(self, name: str, fields: Mapping[str, Any]) -> None:
         """Leave a sentence above the bars where a person should know of it; else say it for the moment."""
+        if name == "forecast":
+            self._foreseen = foreseen(fields)
+            return
+        if name in ENDS_FORECAST:
+            self._foreseen = ""
         said = sentence(name, fields)
         if said is None:
             self._doing = " ".join([name, *(f"{key}={value}" for key, value in fields.items())])
@@ -92,6 +98,8 @@ class RichObserver:
             parts: list[RenderableType] = [lines] if tally.num_rows or self._updates.num_updates else []
             if tally.failures:
                 parts.append(_failures(tally))
+            if self._foreseen:
+                parts.append(Text(self._foreseen, "magenta", overflow="ellipsis", no_wrap=True))
             return Group(*parts, Text.assemble((elapsed, "cyan"), " ", self._doing, overflow="ellipsis", no_wrap=True))
 
     def _speed(self) -> str:

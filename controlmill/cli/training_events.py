@@ -14,6 +14,18 @@ def sentence(name: str, fields: Fields) -> Text | None:
     return None if say is None else say(fields)
 
 
+def foreseen(fields: Fields) -> str:
+    """What a forecast says; it holds until the next one, or until it has come."""
+    return (
+        f"sudden convergence expected around update {fields['expected']:,}, "
+        f"between {fields['low']:,} and {fields['high']:,}"
+    )
+
+
+ENDS_FORECAST = frozenset({"control_following", "already_following", "restarted"})
+"""Events after which a forecast says nothing any more."""
+
+
 def _at(fields: Fields) -> str:
     return f"update {fields['update']:,}: "
 

@@ -78,3 +78,19 @@ def test_events_of_training_stay_above_the_bars() -> None:
     assert "update 40: sudden convergence: the hint is followed (control gain 0.18, p 7e-06)" in said
     assert "it converged at update 42, 95 % between 40 and 47: sudden" in said
     assert lines_of(display) == ["0:00:00 done"]
+
+
+def test_a_forecast_stays_until_the_next_one_or_until_it_has_come() -> None:
+    display = RichObserver(Console(file=io.StringIO(), force_terminal=True), Clock())
+    for expected in (1200, 1100):
+        fields = {"update": expected - 500, "expected": expected, "low": expected - 100, "high": expected + 300}
+        display.event("forecast", fields)
+        display.event("checkpoint", {"update": 700})
+        said = lines_of(display)
+        low, high = f"{expected - 100:,}", f"{expected + 300:,}"
+        assert said == [
+            f"sudden convergence expected around update {expected:,}, between {low} and {high}",
+            "0:00:00 checkpoint update=700",
+        ]
+    display.event("control_following", {"update": 1120, "gain": 0.18, "p_value": 7.4e-06, "sensitivity": 0.9})
+    assert lines_of(display) == ["0:00:00 checkpoint update=700"]
