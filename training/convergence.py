@@ -23,6 +23,8 @@ from training.transition import Transition, interval, label_of, transition
 EventName = Literal["control_onset", "control_following", "control_settled", "already_following"]
 # the slope of the gain is taken over this many evaluations
 _SLOPE_WINDOW = 3
+# at the first evaluation the gain decides, for a resumed ControlNet may have few rows; this keeps noise from deciding
+_FIRST_P = 0.05
 # a gain that rises to this times its level at `control_settled` had not settled
 _RISES_AGAIN = 2.0
 
@@ -130,7 +132,9 @@ class Detector:
         self._num_following = self._num_following + 1 if following else 0
 
     def _start(self) -> list[Event]:
-        if len(self.gains) == 1 and self._num_following:
+        first = self.gains[0]
+        follows = first.gain >= self.options.following_gain and first.p_value < _FIRST_P
+        if len(self.gains) == 1 and follows:
             return [self._event("already_following")]
         return []
 

@@ -10,7 +10,7 @@ import pytest
 from controlmill.config.convergence import ConvergenceOptions
 from controlmill.testing.probe_curves import evaluation, evaluations
 from training.convergence import Detector, replay
-from training.gain import Evaluation
+from training.gain import Evaluation, measure
 
 OPTIONS = ConvergenceOptions()
 UPDATES = range(0, 2001, 40)
@@ -94,6 +94,28 @@ def test_a_run_that_follows_from_the_start_has_no_event_to_date() -> None:
     assert events_of(detector) == {"already_following": 3000}
     assert detector.convergence() is None
     assert detector.forecasts == []
+
+
+def test_at_the_first_evaluation_the_gain_decides() -> None:
+    """16 rows whose penalties scatter: not significant enough for `following`, and no noise either."""
+    seen = evaluations(range(40, 2001, 40), lambda _: 0.2, num_rows=16, spread=0.45)
+    first = measure(seen[0])
+    assert first is not None
+    assert OPTIONS.following_p < first.p_value < 0.05
+    assert events_of(replay(seen, OPTIONS)) == {"already_following": 40}
+
+
+def test_noise_at_the_first_evaluation_decides_nothing() -> None:
+    """A gain above the floor, by chance."""
+    by_chance = 0
+    for start in range(40, 8000, 40):
+        one = evaluation(start, 0.0, num_rows=8, spread=0.3)
+        found = measure(one)
+        assert found is not None
+        by_chance += found.gain >= OPTIONS.following_gain
+        if found.p_value >= 0.05:
+            assert Detector(OPTIONS).add(one) == []
+    assert by_chance > 30
 
 
 def test_values_before_settled_are_provisional() -> None:
