@@ -54,7 +54,7 @@ def forecast(
     Returns:
         None below `forecast_sensitivity`, with fewer than 4 evaluations, and while S does not grow towards 1.
     """
-    logs = [(update, math.log(s)) for update, s in points if s is not None and s > 0 and update > 0]
+    logs = [(update, math.log(s)) for update, s in points if s is not None and 0 < s < math.inf and update > 0]
     least = math.log(options.forecast_sensitivity)
     # S of unrelated hints leaps above the threshold for single evaluations, but the right hint is no better then
     if len(logs) < _MIN_POINTS or any(level < least for _, level in logs[-1 if is_significant else -2 :]):

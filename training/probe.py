@@ -44,7 +44,7 @@ class ProbeResult:
     def evaluation(self, update: int, samples_seen: int, epoch: float) -> Evaluation:
         """For the detector."""
         right, wrong = (tuple(map(tuple, losses.tolist())) for losses in (self.right_NT, self.wrong_NT))
-        return Evaluation(update, right, wrong, self.sensitivity, samples_seen, epoch)
+        return Evaluation(update, right, wrong, _finite(self.sensitivity), samples_seen, epoch)
 
     def to_json(self) -> dict[str, Any]:
         """The fields of a line of `probe.jsonl` that this measured; null for what is not finite."""
@@ -53,8 +53,8 @@ class ProbeResult:
             "loss_right": _plain(self.right_NT),
             "loss_wrong": _plain(self.wrong_NT),
             "loss_none": _plain(self.none_NT),
-            "residual_sensitivity": self.sensitivity if math.isfinite(self.sensitivity) else None,
-            "residual_norms": {name: one if math.isfinite(one) else None for name, one in self.residual_norms.items()},
+            "residual_sensitivity": _finite(self.sensitivity),
+            "residual_norms": {name: _finite(one) for name, one in self.residual_norms.items()},
         }
 
 
@@ -185,4 +185,9 @@ def _kept(residuals: "Residuals", connect_decoder: bool) -> "Residuals":  # noqa
 
 
 def _plain(losses_NT: Tensor) -> list[list[float | None]]:
-    return [[one if math.isfinite(one) else None for one in row] for row in losses_NT.tolist()]
+    return [[_finite(one) for one in row] for row in losses_NT.tolist()]
+
+
+def _finite(value: float) -> float | None:
+    """None where fp16 ran over, for example on a wrong hint."""
+    return value if math.isfinite(value) else None

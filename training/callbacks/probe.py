@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 ROWS_LOG = "probe_rows.jsonl"
 """One line: which rows were never trained on."""
 _NUM_CAUSES = 4
+"""In the log; all are in events.jsonl."""
 _FOLLOWED = ("control_following", "already_following")
 
 
@@ -91,29 +92,52 @@ class ProbeCallback(Callback):
             self._evaluate(run, self._probe)
         self._stop_where_asked(run)
 
+    def on_checkpoint(self, run: RunContext, folder: str) -> None:  # noqa: ARG002 the signature of all callbacks
+        """Say what is known so far, while the gain still rises."""
+        if "control_settled" not in self.detector.events:
+            self._say_convergence(run)
+
     def on_train_end(self, run: RunContext) -> None:
         """Say where the convergence was and what the probing cost."""
-        found = self.detector.convergence()
-        if found is not None:
-            run.log("convergence", provisional="control_settled" not in self.detector.events, **found.to_json())
+        self._say_convergence(run)
         share = self._probe_s / self._train_s if self._train_s else 0.0
         run.log("probe_cost", seconds=round(self._probe_s, 2), share_of_training=f"{share:.1%}")
+
+    def _say_convergence(self, run: RunContext) -> None:
+        found = self.detector.convergence() if run.rank == 0 else None
+        if found is not None:
+            provisional = "control_settled" not in self.detector.events
+            run.log("convergence", update=run.update, provisional=provisional, **found.to_json())
 
     def summary(self) -> str:
         """What the probe says of the run."""
         return Report(Path(PROBE_LOG), self.detector, self.detector.convergence()).verdict() if self._probe else ""
 
     def state_dict(self) -> dict[str, Any]:
-        """Detector, warnings and requests; the same on every rank."""
+        """Detector, what it was measured on, warnings and requests; the same on every rank."""
         return {
             "detector": self.detector.state_dict(),
+            "rows": self._config.num_probe_rows,
+            "timesteps": list(self._config.probe_timesteps),
             "stop_at": self._stop_at,
             "warned": self._warned,
             "acted": self._acted,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict`."""
+        """Go on from `state_dict`.
+
+        Raises:
+            ConfigError: the options ask for another probe, whose losses are no continuation of these.
+        """
+        now = {"num_probe_rows": self._config.num_probe_rows, "probe_timesteps": list(self._config.probe_timesteps)}
+        before = {"num_probe_rows": state["rows"], "probe_timesteps": state["timesteps"]}
+        for name, value in now.items():
+            if value != before[name]:
+                raise ConfigError(
+                    f"{name}: the run was measured with {before[name]} so far, not with {value}; "
+                    f"go on with {name}={_as_option(before[name])}, or begin another run"
+                )
         self.detector.load_state_dict(state["detector"])
         # whoever takes the action out of the options wants the run to go on
         self._stop_at = state["stop_at"] if self._ends_by_itself else None
@@ -181,7 +205,8 @@ class ProbeCallback(Callback):
         if gain is not None:
             run.log_scalar("probe/gain", gain.gain)
             run.log_scalar("probe/p_value", gain.p_value)
-        run.log_scalar("probe/sensitivity", result.sensitivity)
+        if evaluation.sensitivity is not None:
+            run.log_scalar("probe/sensitivity", evaluation.sensitivity)
         run.log_scalar("probe/seconds", result.seconds)
         if made is not None:
             run.log_scalar("probe/expected_convergence", made.expected)
@@ -228,6 +253,10 @@ class ProbeCallback(Callback):
         if found is None or found.kind in self._warned:
             return
         self._warned.append(found.kind)
-        likely = causes(self._config, run.reader.num_rows, run.update)[:_NUM_CAUSES]
+        likely = causes(self._config, run.reader.num_rows, run.update)
         run.append(EVENTS_LOG, {"event": "stalled", "update": run.update, "reason": found.reason, "causes": likely})
-        run.log("stalled", update=run.update, reason=found.reason, causes=" | ".join(likely))
+        run.log("stalled", update=run.update, reason=found.reason, causes=" | ".join(likely[:_NUM_CAUSES]))
+
+
+def _as_option(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)

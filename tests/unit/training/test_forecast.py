@@ -76,6 +76,13 @@ def test_what_was_not_measured_is_left_out() -> None:
     assert forecast(points[-3:], OPTIONS, is_significant=True) is None
 
 
+def test_what_ran_over_is_left_out() -> None:
+    points = [(40 * k, s) for k, s in enumerate(MEASURED[:9])]
+    holed = [(update, math.inf if update == 200 else s) for update, s in points]
+    without = [point for point in points if point[0] != 200]
+    assert forecast(holed, OPTIONS, is_significant=True) == forecast(without, OPTIONS, is_significant=True) is not None
+
+
 def test_noise_widens_the_interval_and_it_holds_the_truth() -> None:
     draw = random.Random("forecast")
     inside, widths = 0, []

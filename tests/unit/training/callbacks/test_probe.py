@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -304,3 +305,57 @@ def test_a_run_that_does_not_converge_is_warned_about_once() -> None:
     assert [line["event"] for line in run.files["events.jsonl"]] == ["stalled"]
     assert run.said("forecast") == []
     assert run.said("convergence") == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"probe_timesteps": (0.45,)},
+            r"measured with \[0.3, 0.45, 0.65\] so far, not with \[0.45\]; go on with probe_timesteps=0.3,0.45,0.65",
+        ),
+        ({"num_probe_rows": 16}, "num_probe_rows: the run was measured with 32 so far, not with 16; go on with"),
+    ],
+)
+def test_another_probe_is_refused_at_the_resume(options: dict[str, Any], message: str) -> None:
+    run, before = Run(), Callback(config())
+    run.go(before, until=100)
+    state = json.loads(json.dumps(before.state_dict()))
+    with pytest.raises(ConfigError, match=message):
+        Callback(config(**options)).load_state_dict(state)
+
+
+def test_checkpoints_say_what_is_known_until_the_gain_has_settled() -> None:
+    run, callback = Run(), Callback(config())
+    said = []
+    for update in (800, 1000, 1400):
+        run.go(callback, until=update)
+        callback.on_checkpoint(run, "folder")  # type: ignore[arg-type]
+        said.append(len(run.said("convergence")))
+    assert said == [0, 1, 1]
+    (provisional,) = run.said("convergence")
+    assert provisional["provisional"] is True
+    assert provisional["update"] == 1000
+    assert 900 < provisional["convergence_update"] < 1000
+
+
+class Overflowing(KnownLosses):
+    """fp16 runs over on a wrong hint now and then."""
+
+    def evaluate(self, control: object, update: int, **options: object) -> ProbeResult:
+        found = super().evaluate(control, update, **options)
+        return replace(found, sensitivity=math.inf) if update in (160, 600, 680) else found
+
+
+def test_a_sensitivity_that_ran_over_counts_as_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, callback = Run(), Callback(config())
+    monkeypatch.setattr(callback, "_open", lambda *_: Overflowing(follows=True))
+    run.go(callback)
+    assert [line["update"] for line in run.files["probe.jsonl"] if line["residual_sensitivity"] is None] == [
+        160, 600, 680,
+    ]  # fmt: skip
+    json.dumps(callback.state_dict(), allow_nan=False)
+    forecasts = run.said("forecast")
+    assert min(one["update"] for one in forecasts) < 750
+    assert all(abs(one["expected"] - 1000) < 100 for one in forecasts)
+    assert all(math.isfinite(value) for value in run.scalars["probe/sensitivity"].values())
