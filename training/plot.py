@@ -1,4 +1,4 @@
-"""One picture of a run: the training loss that shows nothing, and the control gain and sensitivity that do.
+"""One picture of a run: the training loss that shows little, and the control gain and sensitivity that do.
 
 matplotlib is imported where it is used, its Figure without pyplot: no window system, no global state.
 """
