@@ -17,6 +17,8 @@ from controlmill.config.convergence import ConvergenceOptions
 # the line goes through the evaluations of this last part of the updates so far, and through at least 4 of them
 _WINDOW = 0.6
 _MIN_POINTS = 4
+# of longer windows so many evaluations at least, evenly spaced: their pairs are counted, on every rank, each time
+_MAX_POINTS = 100
 # S reaches 1 somewhat before the hint is followed: by this factor at the median, and between these at most
 _LAG, _LEAST_LAG, _MOST_LAG = 1.1, 1.0, 1.4
 # the interval takes the slopes of pairs between these parts of them in order of size
@@ -65,6 +67,8 @@ def forecast(
     window = [point for point in logs if point[0] >= now * (1 - _WINDOW)]
     if len(window) < _MIN_POINTS:
         window = logs[-_MIN_POINTS:]
+    # from the last one backwards
+    window = window[:: -max(1, len(window) // _MAX_POINTS)][::-1]
     slopes = sorted((y2 - y1) / (x2 - x1) for (x1, y1), (x2, y2) in combinations(window, 2))
     slope = median(slopes)
     level = median(y - slope * x for x, y in window)

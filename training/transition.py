@@ -18,8 +18,6 @@ Point = tuple[int, float]
 """An update and the control gain at it."""
 
 _NUM_RESAMPLES = 200
-# fewer resamples than this that have a midpoint give no interval
-_MIN_RESAMPLES = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +113,7 @@ def interval(evaluations: Sequence[Evaluation], seed: int = 0) -> tuple[float, f
     finite_RK = gain_RK[np.isfinite(gain_RK).all(axis=1)]
     curves = (list(zip(updates, values, strict=True)) for values in finite_RK.tolist())
     middles = [found.s50 for found in map(transition, curves) if found is not None]
-    if len(middles) < _MIN_RESAMPLES:
+    if 2 * len(middles) <= _NUM_RESAMPLES:
         return None
     low, high = np.percentile(middles, [2.5, 97.5])
     return float(low), float(high)

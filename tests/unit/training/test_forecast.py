@@ -2,6 +2,7 @@
 
 import math
 import random
+import time
 
 import pytest
 
@@ -96,6 +97,18 @@ def test_noise_widens_the_interval_and_it_holds_the_truth() -> None:
     assert len(widths) >= 40
     assert inside >= 0.9 * len(widths)
     assert sorted(widths)[25] > 250
+
+
+def test_a_long_log_gives_the_same_at_little_cost() -> None:
+    """Evaluations at every update: all pairs of them would be a million slopes, each time."""
+    often = [(update, exponential(update)) for update in range(1, 701)]
+    seldom = [point for point in often if point[0] % 20 == 0]
+    made = forecast(often, OPTIONS, is_significant=True)
+    assert made == forecast(seldom, OPTIONS, is_significant=True) is not None
+    long = [(update, exponential(update / 10)) for update in range(1, 7001)]
+    started_s = time.process_time()
+    assert forecast(long, OPTIONS, is_significant=True) is not None
+    assert time.process_time() - started_s < 0.5
 
 
 def test_the_expected_update_is_never_in_the_past() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from controlmill.config.convergence import ConvergenceOptions
 from controlmill.testing.probe_curves import evaluations
-from training.gain import measure
+from training.gain import Evaluation, measure
 from training.transition import Transition, interval, label_of, smooth, transition
 
 OPTIONS = ConvergenceOptions()
@@ -91,3 +91,13 @@ def test_the_interval_holds_the_midpoint_and_narrows_with_the_rows() -> None:
 
 def test_no_interval_where_nothing_rises() -> None:
     assert interval(evaluations(range(0, 400, 40), lambda update: 0.4 - update / 1000, spread=0.0)) is None
+
+
+def test_no_interval_where_fewer_than_half_of_the_resamples_rise() -> None:
+    """A rise of 0.012 among scattered rows: with 90 of 200 resamples it ends higher, and has a midpoint."""
+
+    def rises_by(height: float) -> list[Evaluation]:
+        return evaluations(range(40, 441, 40), lambda update: 0.02 + height * (update > 200), num_rows=8, spread=0.05)
+
+    assert interval(rises_by(0.012)) is None
+    assert interval(rises_by(0.03)) is not None
