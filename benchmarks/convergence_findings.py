@@ -68,8 +68,7 @@ class Findings:
     @property
     def has_converged(self) -> bool:
         """Whether samples obey their hints at the end, whatever the probe says."""
-        low, high = plateaus(self.overlap)
-        return high - low > _LEAST_RISE
+        return has_risen(self.overlap)
 
     @property
     def is_late(self) -> bool:
@@ -148,6 +147,12 @@ def interval_of_middle(truth: list[dict[str, Any]]) -> tuple[float, float] | Non
         return None
     low, high = np.percentile(found, [2.5, 97.5])
     return float(low), float(high)
+
+
+def has_risen(overlap: Curve) -> bool:
+    """Whether samples obey their hints more at the end than by chance."""
+    low, high = plateaus(overlap)
+    return high - low > _LEAST_RISE
 
 
 def plateaus(curve: Curve) -> tuple[float, float]:

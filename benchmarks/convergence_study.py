@@ -3,9 +3,12 @@
 Trains ControlNets on the small Stable Diffusion of examples/tiny_sd: runs that converge, negative controls whose hints
 belong to other images, runs that compare what lets it converge sooner, and one pair that measures what the probe costs.
 Two processes of one thread each, about half an hour on two quiet cores. A run that is done is not done again: give the
-same --folder to go on, delete RUN in it to repeat one.
+same --folder to go on, delete RUN in it to repeat one. Beside the result it leaves the raw evaluations as JSON lines;
+--again says what they give with other thresholds, without training.
 
 Usage: python benchmarks/convergence_study.py [--folder FOLDER] [--runs a,b] [--results FOLDER] [--processes 2]
+           [--first-seed N]
+       python benchmarks/convergence_study.py --again RESULT.jsonl [following_high_gain=0.2] ...
 """
 
 import argparse
@@ -17,15 +20,19 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from convergence_figure import draw
 from convergence_findings import findings_of
+from convergence_raw import analysed_again, raw_lines
 from convergence_runs import DONE, Spec, prepare, run_here
 from convergence_tables import tables
 from measured_run import heading
+
+from controlmill.config import parse_overrides
 
 RESULTS = Path(__file__).resolve().parent / "results"
 MIDDLE: dict[str, Any] = {"learning_rate": 3e-4}
@@ -82,23 +89,37 @@ def costs() -> list[Spec]:
     ]
 
 
-def run_all(specs: list[Spec], folder: Path, num_processes: int) -> None:
+def with_seeds_from(first: int, specs: list[Spec]) -> list[Spec]:
+    """The same runs with seeds that are `first` higher."""
+    return [replace(spec, options={**spec.options, "seed": int(spec.options["seed"]) + first}) for spec in specs]
+
+
+def run_all(specs: list[Spec], folder: Path, num_processes: int, first_seed: int) -> None:
     """So many at a time, the longest first."""
     prepare(folder)
     missing = [spec for spec in specs if not (folder / spec.name / DONE).is_file()]
     missing.sort(key=lambda spec: -spec.updates * int(spec.options.get("gradient_accumulation_steps", 1)))
     with ThreadPoolExecutor(num_processes) as pool:
-        for line in pool.map(lambda spec: run_apart(spec, folder), missing):
+        for line in pool.map(lambda spec: run_apart(spec, folder, first_seed), missing):
             print(line, flush=True)
 
 
-def run_apart(spec: Spec, folder: Path) -> str:
+def run_apart(spec: Spec, folder: Path, first_seed: int) -> str:
     """One run in a process of its own; says what it cost."""
     shutil.rmtree(folder / spec.name, ignore_errors=True)
     started_s = time.monotonic()
     log = folder / f"{spec.name}.log"
     with log.open("wb") as log_file:
-        command = [sys.executable, __file__, "--folder", str(folder), "--one", spec.name]
+        command = [
+            sys.executable,
+            __file__,
+            "--folder",
+            str(folder),
+            "--one",
+            spec.name,
+            "--first-seed",
+            str(first_seed),
+        ]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, stdout=log_file, stderr=subprocess.STDOUT, env=environment, check=False)
     if done.returncode:
@@ -107,16 +128,16 @@ def run_apart(spec: Spec, folder: Path) -> str:
     return f"{spec.name}: {cpu_s:.0f} CPU s, {time.monotonic() - started_s:.0f} s"
 
 
-def report(folder: Path, results: Path) -> None:
-    """Write table and figure of what is done."""
-    studied_, sooner_, costs_ = (
-        [spec for spec in group if (folder / spec.name / DONE).is_file()] for group in (studied(), sooner(), costs())
-    )
-    found = [findings_of(spec, folder) for spec in studied_]
-    stem = f"convergence_study_{os.cpu_count()}-cores_{datetime.now(UTC):%Y-%m-%d}"
+def report(folder: Path, results: Path, first_seed: int) -> None:
+    """Write table, figure and raw evaluations of what is done."""
+    groups = [with_seeds_from(first_seed, group) for group in (studied(), sooner(), costs())]
+    studied_, sooner_, costs_ = ([spec for spec in group if (folder / spec.name / DONE).is_file()] for group in groups)
+    found, compared = ([findings_of(spec, folder) for spec in group] for group in (studied_, sooner_))
+    seeds = f"seeds-from-{first_seed}_" if first_seed else ""
+    stem = f"convergence_study_{os.cpu_count()}-cores_{seeds}{datetime.now(UTC):%Y-%m-%d}"
     results.mkdir(parents=True, exist_ok=True)
     lines = heading("Sudden convergence: detected, dated, forecast")
-    lines += tables(found, [findings_of(spec, folder) for spec in sooner_], {s.name: cost(s, folder) for s in costs_})
+    lines += tables(found, compared, {spec.name: cost(spec, folder) for spec in costs_})
     cpu_s = sum(cost(spec, folder)["cpu_s"] for spec in (*studied_, *sooner_, *costs_))
     lines += [
         "",
@@ -124,6 +145,7 @@ def report(folder: Path, results: Path) -> None:
     ]
     lines += ["", f"![curves of all runs]({stem}.png)", ""]
     (results / f"{stem}.md").write_text("\n".join(lines))
+    (results / f"{stem}.jsonl").write_text("\n".join([*raw_lines([*found, *compared]), ""]))
     draw(found, results / f"{stem}.png")
     print("\n".join(lines))
 
@@ -141,19 +163,29 @@ def main() -> None:
     parser.add_argument("--runs", default="", help="only these, by name or the beginning of one, with commas")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument(
+        "--first-seed", type=int, default=0, help="added to all seeds, for runs that nothing was set on"
+    )
+    parser.add_argument("--again", type=Path, help="analyse these raw evaluations, without training")
+    parser.add_argument("options", nargs="*", metavar="OPTION=VALUE", help="thresholds for --again")
     parser.add_argument("--one", default="", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    specs = [*studied(), *sooner(), *costs()]
+    if given.again:
+        print("\n".join(analysed_again(given.again, parse_overrides(given.options))))
+        return
+    specs = with_seeds_from(given.first_seed, [*studied(), *sooner(), *costs()])
     if given.one:
         run_here(next(spec for spec in specs if spec.name == given.one), given.folder)
         return
+    # runs with other seeds have the same names
+    folder = given.folder / f"seeds-from-{given.first_seed}" if given.first_seed else given.folder
     chosen = tuple(given.runs.split(","))
     started_s, before = time.monotonic(), os.times()
-    run_all([spec for spec in specs if spec.name.startswith(chosen)], given.folder, given.processes)
+    run_all([spec for spec in specs if spec.name.startswith(chosen)], folder, given.processes, given.first_seed)
     after = os.times()
     cpu_s = sum(after[:4]) - sum(before[:4])
     print(f"{time.monotonic() - started_s:.0f} s, {cpu_s:.0f} CPU s")
-    report(given.folder, given.results)
+    report(folder, given.results, given.first_seed)
 
 
 if __name__ == "__main__":

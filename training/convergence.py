@@ -93,9 +93,13 @@ class Detector:
         One without enough usable rows (NaN) counts as missing: it neither continues nor breaks a row of others.
         """
         gain = measure(evaluation)
-        if gain is None:
-            self.num_unusable += 1
-            return []
+        if gain is not None:
+            return self.take(evaluation, gain)
+        self.num_unusable += 1
+        return []
+
+    def take(self, evaluation: Evaluation, gain: Gain) -> list[Event]:
+        """The same with a gain that is known; the evaluation may be without losses, and s50 has no interval then."""
         self.evaluations.append(evaluation)
         self.gains.append(gain)
         self._count(gain)

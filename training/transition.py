@@ -91,8 +91,10 @@ def interval(evaluations: Sequence[Evaluation], seed: int = 0) -> tuple[float, f
     of samples.
 
     Returns:
-        None where most resamples have no midpoint.
+        None where most resamples have no midpoint, and where only gains are known, not the losses of rows.
     """
+    if not evaluations[0].right:
+        return None
     import numpy as np
 
     num_rows, num_timesteps = len(evaluations[0].right), len(evaluations[0].right[0])

@@ -139,6 +139,20 @@ def test_a_resumed_detector_is_the_uninterrupted_one(stop: int) -> None:
     assert resumed.forecasts == whole.forecasts
 
 
+def test_known_gains_are_enough_for_all_but_the_interval() -> None:
+    seen = [replace(one, sensitivity=growing(one.update)) for one in evaluations(UPDATES, logistic)]
+    whole, again = replay(seen, OPTIONS), Detector(OPTIONS)
+    for one, gain in zip(whole.evaluations, whole.gains, strict=True):
+        again.take(Evaluation(one.update, (), (), one.sensitivity), gain)
+    assert events_of(again) == events_of(whole)
+    assert again.forecasts == whole.forecasts
+    found, expected = again.convergence(), whole.convergence()
+    assert found is not None
+    assert expected is not None
+    assert found.rise == expected.rise
+    assert found.ci95 is None
+
+
 def test_evaluations_may_be_missing_and_unevenly_spaced() -> None:
     updates = [update for update in UPDATES if update % 280 and update not in (840, 880)]
     detector = replay(evaluations(updates, logistic), OPTIONS)
