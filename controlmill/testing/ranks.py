@@ -30,7 +30,12 @@ def run_options(folder: Path, name: str, **options: Any) -> dict[str, Any]:
 
 
 def train_on_ranks(
-    num_ranks: int, configs: Sequence[dict[str, Any]], folder: Path, *, read_back: bool = False
+    num_ranks: int,
+    configs: Sequence[dict[str, Any]],
+    folder: Path,
+    *,
+    read_back: bool = False,
+    unwatched: bool = False,
 ) -> list[dict[str, Any]]:
     """Train each configuration on so many ranks; returns for each what rank 0 says: the outcome, or the error.
 
@@ -39,6 +44,7 @@ def train_on_ranks(
         configs: options of `controlmill.config.TrainConfig`, without `num_workers`.
         folder: for messages and logs of the processes.
         read_back: whether the runs measure controllability with the annotators of their datasets.
+        unwatched: whether they are without callbacks, though rows are held out for a probe.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "configs.json").write_text(json.dumps([{**config, "num_workers": num_ranks} for config in configs]))
@@ -62,6 +68,7 @@ def train_on_ranks(
                         "controlmill.testing.ranks",
                         str(folder),
                         *(["read-back"] if read_back else []),
+                        *(["unwatched"] if unwatched else []),
                     ],
                     env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
                     stdout=log_file,
@@ -80,7 +87,7 @@ def train_on_ranks(
     return outcomes
 
 
-def _be_a_rank(folder: Path, *, read_back: bool) -> None:
+def _be_a_rank(folder: Path, *, read_back: bool, unwatched: bool) -> None:
     import dataclasses
 
     import torch
@@ -90,8 +97,9 @@ def _be_a_rank(folder: Path, *, read_back: bool) -> None:
     from controlmill.errors import ControlmillError
     from storage.dataset import Dataset
     from tasks.read_back import read_backs_of
-    from training.loop import train
+    from training.loop import Loop, train
     from training.place import Place
+    from training.setup import assembled
 
     dist.init_process_group("gloo")
     place = Place(dist.get_rank(), dist.get_world_size(), torch.device("cpu"))
@@ -99,6 +107,10 @@ def _be_a_rank(folder: Path, *, read_back: bool) -> None:
     for config in json.loads((folder / "configs.json").read_text()):
         try:
             options = TrainConfig.model_validate(config)
+            if unwatched:
+                with assembled(options, place, []) as parts:
+                    outcomes.append(dataclasses.asdict(Loop(parts).run_to_end()))
+                continue
             read_backs = read_backs_of(Dataset.open(options.train_data_dir), options.condition) if read_back else {}
             outcomes.append(dataclasses.asdict(train(options, place, read_backs)))
         except ControlmillError as error:
@@ -110,4 +122,4 @@ def _be_a_rank(folder: Path, *, read_back: bool) -> None:
 
 
 if __name__ == "__main__":
-    _be_a_rank(Path(sys.argv[1]), read_back="read-back" in sys.argv[2:])
+    _be_a_rank(Path(sys.argv[1]), read_back="read-back" in sys.argv[2:], unwatched="unwatched" in sys.argv[2:])

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from controlmill.cli.main import main
 from controlmill.testing.ranks import run_options, train_on_ranks
@@ -40,15 +41,14 @@ def without_time(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def one_rank(folder: Path) -> list[dict[str, Any]]:
-    return train_on_ranks(
-        1,
-        [
-            config(folder, "probed"),
-            config(folder, "seldom", probe_steps=1000, controllability=False),
-        ],
-        folder / "ranks-1",
-        read_back=True,
-    )
+    configs = [config(folder, "probed", report_to=["tensorboard"])]
+    return train_on_ranks(1, configs, folder / "ranks-1", read_back=True)
+
+
+@pytest.fixture(scope="module")
+def unwatched(folder: Path) -> list[dict[str, Any]]:
+    """The same rows are held out, and nobody measures anything on them."""
+    return train_on_ranks(1, [config(folder, "unwatched")], folder / "ranks-unwatched", unwatched=True)
 
 
 @pytest.fixture(scope="module")
@@ -57,14 +57,17 @@ def two_ranks(folder: Path) -> list[dict[str, Any]]:
     return train_on_ranks(2, configs, folder / "ranks-2", read_back=True)
 
 
-def test_measuring_does_not_change_the_training(folder: Path, one_rank: list[dict[str, Any]]) -> None:
-    assert [outcome.get("update") for outcome in one_rank] == [NUM_UPDATES] * 2, one_rank
-    often, seldom = (without_time(lines(folder, name, "metrics.jsonl")) for name in ("probed", "seldom"))
-    assert len(often) == NUM_UPDATES
-    assert often == seldom
+def test_measuring_does_not_change_the_training(
+    folder: Path, one_rank: list[dict[str, Any]], unwatched: list[dict[str, Any]]
+) -> None:
+    assert [outcome.get("update") for outcome in (*one_rank, *unwatched)] == [NUM_UPDATES] * 2, unwatched
+    names = ("probed", "unwatched")
+    measured, plain = (without_time(lines(folder, name, "metrics.jsonl")) for name in names)
+    assert len(measured) == NUM_UPDATES
+    assert measured == plain
     assert [line["update"] for line in lines(folder, "probed", "probe.jsonl")] == list(range(NUM_UPDATES + 1))
-    assert [line["update"] for line in lines(folder, "seldom", "probe.jsonl")] == [0]
-    weights = [(folder / name / "controlnet" / "diffusion_pytorch_model.safetensors") for name in ("probed", "seldom")]
+    assert lines(folder, "unwatched", "probe.jsonl") == []
+    weights = [(folder / name / "controlnet" / "diffusion_pytorch_model.safetensors") for name in names]
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
@@ -86,6 +89,18 @@ def test_what_is_written(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
     found = json.loads(capsys.readouterr().out)
     assert found["following"] is None
     assert found["max_gain"] == pytest.approx(max(line["gain"] for line in lines(folder, "probed", "probe.jsonl")))
+
+
+@pytest.mark.usefixtures("one_rank")
+def test_tensorboard_has_what_the_log_has(folder: Path) -> None:
+    found = EventAccumulator(str(folder / "probed" / "logs"))
+    found.Reload()
+    fields = {"probe/gain": "gain", "probe/p_value": "p_value", "probe/sensitivity": "residual_sensitivity"}
+    for tag, field in fields.items():
+        plotted = {one.step: one.value for one in found.Scalars(tag)}
+        logged = {line["update"]: line[field] for line in lines(folder, "probed", "probe.jsonl")}
+        assert plotted == pytest.approx(logged, rel=1e-6)
+        assert any(plotted.values())
 
 
 @pytest.mark.usefixtures("one_rank")
