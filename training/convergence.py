@@ -2,7 +2,8 @@
 
 Events, in this order:
     control_onset       the hint is read, not yet followed: significant 3 times in a row, or the residuals depend on it
-    control_following   the sudden convergence: an effect of at least `following_gain`, significant, 2 times in a row
+    control_following   the sudden convergence: significant, and an effect of at least `following_high_gain`, or of
+                        `following_gain` whose rise has bent; 2 times in a row
     control_settled     the gain rises no more: where the rise was, with an interval, and whether it was sudden
                         comes again where it doubles later: then the first plateau was a step
     already_following   instead of all others: the very first evaluation follows (a resumed or fine-tuned ControlNet)
@@ -23,6 +24,9 @@ from training.transition import Transition, interval, label_of, transition
 EventName = Literal["control_onset", "control_following", "control_settled", "already_following"]
 # the slope of the gain is taken over this many evaluations
 _SLOPE_WINDOW = 3
+# and over this many where a bend is looked for: a wider one would find it long after the midpoint, and what noise takes
+# for a bend is still significant and above the floor
+_BEND_WINDOW = 2
 # at the first evaluation the gain decides, for a resumed ControlNet may have few rows; this keeps noise from deciding
 _FIRST_P = 0.05
 # a gain that rises to this times its level at `control_settled` had not settled
@@ -132,8 +136,18 @@ class Detector:
     def _count(self, gain: Gain) -> None:
         significant = gain.p_value < self.options.following_p
         self._num_significant = self._num_significant + 1 if significant else 0
-        following = significant and gain.gain >= self.options.following_gain
+        has_risen = gain.gain >= self.options.following_high_gain or self._has_bent()
+        following = significant and gain.gain >= self.options.following_gain and has_risen
         self._num_following = self._num_following + 1 if following else 0
+
+    def _has_bent(self) -> bool:
+        """Whether the gain rises little, compared with its steepest rise so far."""
+        points = self.curve
+        slopes = [
+            (high - low) / (end - start)
+            for (start, low), (end, high) in zip(points, points[_BEND_WINDOW:], strict=False)
+        ]
+        return bool(slopes) and slopes[-1] <= self.options.following_bend * max(slopes)
 
     def _start(self) -> list[Event]:
         first = self.gains[0]

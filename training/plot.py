@@ -133,12 +133,13 @@ def _draw_loss(ax: "Axes", losses: list[tuple[int, float]], look: Look) -> None:
 
 def _draw_gain(ax: "Axes", report: Report, look: Look) -> None:
     updates, gains = zip(*report.detector.curve, strict=True) if report.detector.curve else ((), ())
-    least = report.detector.options.following_gain
-    ax.axhline(least, color=look.gain, linewidth=0.8, linestyle=_DASHED, alpha=0.7)
-    ax.annotate(
-        f"{least:g}: following", (1, least), (-2, 3), xycoords=("axes fraction", "data"), textcoords="offset points",
-        ha="right", fontsize=8, color=look.gain,
-    )  # fmt: skip
+    options = report.detector.options
+    for level, text in ((options.following_high_gain, "following"), (options.following_gain, "once it has bent")):
+        ax.axhline(level, color=look.gain, linewidth=0.8, linestyle=_DASHED, alpha=0.7)
+        ax.annotate(
+            f"{level:g}: {text}", (1, level), (-2, 3), xycoords=("axes fraction", "data"), textcoords="offset points",
+            ha="right", fontsize=8, color=look.gain,
+        )  # fmt: skip
     ax.plot(updates, gains, color=look.gain, linewidth=1.6, marker="o", markersize=3)
     ax.set_ylim(min(-0.02, min(gains, default=0) * 1.1), max(0.1, max(gains, default=0) * 1.15))
     ax.set_ylabel("control gain")

@@ -78,8 +78,11 @@ class Report:
         if "already_following" in events:
             return "The control was followed from the first evaluation on; there is no convergence to date."
         if "control_following" not in events:
-            least = self.detector.options.following_gain
-            return f"No convergence: the largest gain is {values['max_gain'] or 0:.4f}, {least:g} counts as following."
+            options = self.detector.options
+            return (
+                f"No convergence: the largest gain is {values['max_gain'] or 0:.4f}; {options.following_high_gain:g} "
+                f"counts as following, and {options.following_gain:g} where its rise has bent."
+            )
         if values["convergence_update"] is None:
             return "Sudden convergence detected; too few evaluations yet to say where its midpoint is."
         interval = values["ci95"]

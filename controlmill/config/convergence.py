@@ -58,11 +58,18 @@ class ConvergenceOptions(Options):
     probe_timesteps: Annotated[tuple[Fraction, ...], Field(min_length=1)] = (0.30, 0.45, 0.65)
     """Timesteps of the probe, as fractions of the noise schedule; the gain is largest in its middle."""
     following_gain: Fraction = 0.05
-    """Sudden convergence: the control gain is at least this (for weak hints, 10 % of what a pilot run reached)."""
+    """Sudden convergence: the control gain is at least this (for weak hints, 10 % of what a pilot run reached): 26
+    times what unrelated hints gave."""
+    following_high_gain: Fraction = 0.15
+    """Sudden convergence: and at least this, a fifth of the 0.8 that strong hints reach: at 0.05 their rise has barely
+    begun."""
+    following_bend: Fraction = 0.5
+    """Sudden convergence: or the gain rises at most this fraction of its steepest rise so far: weak hints stay below
+    following_high_gain, but half of their rise is over."""
     following_p: Fraction = 1e-3
     """Sudden convergence: p-value of the paired test over the probe's rows is below this; onset uses it too."""
     following_evaluations: PositiveInt = 2
-    """Sudden convergence: evaluations in a row that satisfy both."""
+    """Sudden convergence: evaluations in a row that satisfy all of this."""
     onset_evaluations: PositiveInt = 3
     """Onset, the hint is read: evaluations in a row whose p-value is below following_p."""
     onset_sensitivity: PositiveFloat = 0.5

@@ -27,7 +27,8 @@ KEY, TOKEN, PASSWORD, HOOK = (f"s3cr3t{name}0123456789" for name in ("Key", "Tok
 SECRETS = (KEY, TOKEN, PASSWORD, HOOK)
 # it counts as followed at the first evaluation whose gain is above nothing
 EAGER = {
-    "num_probe_rows": 4, "probe_steps": 1, "following_p": 0.99, "following_gain": 1e-9, "following_evaluations": 1,
+    "num_probe_rows": 4, "probe_steps": 1, "following_p": 0.99, "following_gain": 1e-9, "following_high_gain": 1e-9,
+    "following_evaluations": 1,
     "controllability": False,
 }  # fmt: skip
 LOOPBACK = ("127.", "::1", "::ffff:127.")

@@ -32,7 +32,7 @@ def events_of(detector: Detector) -> dict[str, int]:
 
 def test_a_sudden_run() -> None:
     detector = replay(evaluations(UPDATES, logistic), OPTIONS)
-    assert events_of(detector) == {"control_onset": 880, "control_following": 920, "control_settled": 1320}
+    assert events_of(detector) == {"control_onset": 880, "control_following": 1000, "control_settled": 1320}
     settled = detector.events["control_settled"]
     assert settled.values["convergence_update"] == pytest.approx(1000, abs=10)
     low, high = settled.values["ci95"]
@@ -42,6 +42,27 @@ def test_a_sudden_run() -> None:
     assert settled.values["rho"] == pytest.approx(0.25, abs=0.02)
     assert settled.to_json()["samples_seen"] == 16 * 1320
     assert settled.to_json()["epoch"] == pytest.approx(13.2)
+
+
+@pytest.mark.parametrize(("top", "width"), [(0.8, 0.08), (0.8, 0.25), (0.8, 0.5), (0.6, 0.25), (0.4, 0.25)])
+def test_strong_hints_are_followed_where_their_rise_is_well_begun(top: float, width: float) -> None:
+    """Not at 6 % of it, where the floor of the gain is, and within -40 to +10 % of its midpoint."""
+    seen = evaluations(UPDATES, lambda update: top / 0.6 * logistic(update, width))
+    at = events_of(replay(seen, OPTIONS))["control_following"]
+    assert top / 0.6 * logistic(at - 40, width) >= OPTIONS.following_high_gain - 0.02
+    assert 800 <= at <= 1080
+
+
+@pytest.mark.parametrize("top", [0.07, 0.1, 0.13])
+def test_weak_hints_are_followed_once_their_rise_has_bent(top: float) -> None:
+    """They never reach the high gain."""
+    at = events_of(replay(evaluations(UPDATES, lambda update: top / 0.6 * logistic(update)), OPTIONS))
+    assert 1000 < at["control_following"] <= 1200
+    assert top / 0.6 * logistic(at["control_following"]) >= 0.85 * top
+    unbent = ConvergenceOptions(following_bend=1e-9)
+    assert "control_following" not in events_of(
+        replay(evaluations(UPDATES, lambda update: top / 0.6 * logistic(update), spread=0.0), unbent)
+    )
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def test_thresholds_come_from_the_run_and_from_the_command_line(
     (tmp_path / "config.json").write_text(json.dumps({"seed": 3, "following_gain": 0.01, "following_evaluations": 3}))
     assert main(["convergence", str(tmp_path), "--json"]) == 0
     found = [json.loads(line)["following"] for line in capsys.readouterr().out.splitlines()]
-    assert found == [None, 480, 520]
+    assert found == [None, 560, 600]
 
 
 def test_a_plot_of_everything_that_lies_beside(tmp_path: Path) -> None:

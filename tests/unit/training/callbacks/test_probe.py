@@ -192,12 +192,12 @@ def test_without_held_out_rows_there_is_no_probe() -> None:
     assert "1 rows are held out" in said["reason"]
 
 
-@pytest.mark.parametrize("stop", [400, 920, 960, 1400, 1519, 1520])
+@pytest.mark.parametrize("stop", [400, 1000, 1040, 1400, 1599, 1600])
 def test_a_resumed_run_writes_what_the_uninterrupted_one_writes(stop: int) -> None:
     options = config(on_following=["continue_for: 600"])
     whole = Run()
     whole.go(Callback(options), until=1900)
-    assert whole.update == 1520
+    assert whole.update == 1600
     first = Run()
     before = Callback(options)
     first.go(before, until=stop)
@@ -206,7 +206,7 @@ def test_a_resumed_run_writes_what_the_uninterrupted_one_writes(stop: int) -> No
     after = Callback(options)
     after.load_state_dict(json.loads(json.dumps(before.state_dict())))
     second.go(after, until=1900)
-    assert second.update == 1520
+    assert second.update == 1600
     for name in ("probe.jsonl", "events.jsonl"):
         assert first.files[name] + second.files[name] == whole.files[name]
     # at its end it says again that it has ended
@@ -216,7 +216,7 @@ def test_a_resumed_run_writes_what_the_uninterrupted_one_writes(stop: int) -> No
 @pytest.mark.parametrize(
     ("action", "request_", "value"),
     [
-        ("stop", "stop", "on_following or on_settled asked to stop at update 920"),
+        ("stop", "stop", "on_following or on_settled asked to stop at update 1,000"),
         ("accumulate: 4", "accumulation", 8),
         ("restart: 4", "restart", 4),
         ("connect_decoder", "connect_decoder", None),
@@ -255,7 +255,7 @@ def test_a_run_that_ended_by_itself_stays_at_its_end(action: str, updates_more: 
     """However often it is started again; and it goes on once nobody asks for the stop any more."""
     run, before = Run(), Callback(config(on_following=action))
     run.go(before)
-    assert run.update == 920 + updates_more
+    assert run.update == 1000 + updates_more
     state = json.loads(json.dumps(before.state_dict()))
     for options, stops in ((config(on_following=action), True), (config(), False)):
         again, after = Run(), Callback(options)
