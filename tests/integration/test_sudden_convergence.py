@@ -15,6 +15,8 @@ from controlmill.testing.training_set import give_hints_of_other_images, write_t
 
 BASE = Path(__file__).resolve().parents[2] / "examples" / "tiny_sd" / "base"
 NUM_ROWS, NUM_UPDATES, EVERY = 320, 80, 5
+UPDATES_MORE = 35
+"""Of continue_for: the run ends well before its budget."""
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +46,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
                 "num_controllability_rows": 32,
                 "controllability_guidance_scale": 1.0,
                 "probe_steps": EVERY,
-                "on_following": "continue_for: 55",
+                "on_following": f"continue_for: {UPDATES_MORE}",
             }
         )
     outcomes = train_on_ranks(1, configs, folder / "ranks", read_back=True)
@@ -64,20 +66,24 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 def test_related_hints_are_followed_suddenly(runs: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     found = analysed(runs["related"], capsys)
-    assert 15 <= found["following"] <= 85
+    # at 30 where this was written; other machines round otherwise, which moves it like another seed
+    assert 20 <= found["following"] <= 40
     assert found["onset"] <= found["following"]
     assert found["max_gain"] > 0.3
-    assert 10 <= found["convergence_update"] <= 80
+    assert 20 <= found["convergence_update"] <= 55
+    assert 0.6 <= found["following"] / found["convergence_update"] <= 1.3
     events = lines(runs["related"] / "events.jsonl")
     assert [event["update"] for event in events if event["event"] == "control_following"] == [found["following"]]
     assert lines(runs["related"] / "probe.jsonl")[-1]["residual_sensitivity"] > 0.5
+    assert found["forecasts"]
     for forecast in found["forecasts"]:
+        assert forecast["update"] < found["following"]
         assert forecast["low"] <= forecast["expected"] <= forecast["high"]
 
 
 def test_it_went_on_as_long_as_it_was_told_to(runs: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     at = analysed(runs["related"], capsys)["following"]
-    assert len(lines(runs["related"] / "metrics.jsonl")) == min(at + 55, NUM_UPDATES)
+    assert len(lines(runs["related"] / "metrics.jsonl")) == at + UPDATES_MORE < NUM_UPDATES
     commit = json.loads((runs["related"] / f"checkpoint-{at}" / "commit.json").read_text())
     assert commit["keep"] == f"converged-{at}"
     assert "Convergence at update " in (runs["related"] / "README.md").read_text()

@@ -72,7 +72,7 @@ def test_a_budget_that_ends_before_the_forecast() -> None:
     found = stalled(detector(800, doubling=100), 900, RATE)
     assert found is not None
     assert found.kind == "budget"
-    assert found.reason == "convergence is expected around update 1,100, the run ends at 900"
+    assert found.reason == "convergence is expected around update 1,330, the run ends at 900"
 
 
 def test_a_run_that_follows_is_never_stalled() -> None:

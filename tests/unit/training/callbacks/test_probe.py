@@ -37,7 +37,8 @@ def rise(update: int) -> float:
 
 
 def growing(update: int) -> float:
-    return min(1.2, math.exp((update - 950) / 110)) if update else 0.0
+    """Reaches 1 at update 750: a third of the way there is between that and following."""
+    return min(1.2, math.exp((update - 750) / 90)) if update else 0.0
 
 
 class KnownLosses:
