@@ -23,7 +23,7 @@ class ModelOptions(Options):
     several_conditions: Literal["sum", "stack"] = "sum"
     """One ControlNet per condition, outputs summed, or one for all, whose hint has 3 channels per condition."""
     only_mid_control: bool = False
-    """Connect only the middle block, never the decoder's skip connections."""
+    """Connect only the middle block, not the decoder's skip connections, until on_following says connect_decoder."""
     hint_network: Literal["official", "v1"] = "official"
     """What turns hints into features: the official code's 8 convolutions, or the 4 that the article's text has."""
     hint_channels: tuple[PositiveInt, ...] = (16, 32, 96, 256)
