@@ -16,7 +16,7 @@ def read_options(run: Path) -> dict[str, Any]:
     """
     try:
         values = json.loads((run / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunUnusableError(f"{run / CONFIG}: cannot read the options of the run: {error}") from error
     if not isinstance(values, dict):
         raise RunUnusableError(f"{run / CONFIG}: the options of a run are a JSON object")
@@ -31,7 +31,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     for text in path.read_text(encoding="utf-8").splitlines():
         try:
             line = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(line, dict):
             lines.append(line)
