@@ -131,7 +131,11 @@ class ProbeCallback(Callback):
             ConfigError: the options ask for another probe, whose losses are no continuation of these.
         """
         now = {"num_probe_rows": self._config.num_probe_rows, "probe_timesteps": list(self._config.probe_timesteps)}
-        before = {"num_probe_rows": state["rows"], "probe_timesteps": state["timesteps"]}
+        # a checkpoint of an earlier version does not say
+        before = {
+            "num_probe_rows": state.get("rows", now["num_probe_rows"]),
+            "probe_timesteps": state.get("timesteps", now["probe_timesteps"]),
+        }
         for name, value in now.items():
             if value != before[name]:
                 raise ConfigError(
