@@ -175,7 +175,7 @@ def create(base: BaseModel, options: ModelOptions, seed: int, num_conditions: in
         if options.controlnet_model_name_or_path is None:
             nets.append(_new(base, options, own_seed, num_channels))
         else:
-            nets.append(start_net(base, options, num_channels))
+            nets.append(start_net(base, options, num_channels, number))
     return ControlNets(nets, connect_decoder=not options.only_mid_control)
 
 

@@ -115,15 +115,27 @@ def fill(net: Any, tensors: Mapping[str, Tensor], place: str) -> None:
     net.load_state_dict({name: value.to(own[name].dtype) for name, value in tensors.items()})
 
 
-def start_net(base: BaseModel, options: ModelOptions, num_channels: int) -> Any:
+def start_net(base: BaseModel, options: ModelOptions, num_channels: int, number: int = 0) -> Any:
     """The ControlNet that `controlnet_model_name_or_path` names, in either layout, moved to this base where asked for.
 
+    Args:
+        base: with its UNet.
+        options: of the model.
+        num_channels: of the hints that it takes.
+        number: which of several; others than the first lie beside it.
+
     Raises:
-        WeightsMissingError: it is not there.
+        WeightsMissingError: it is not there, or there are fewer than conditions.
         WeightsUnusableError: it is of another kind of base, or takes another number of hints.
     """
     reference = str(options.controlnet_model_name_or_path)
-    place = find_net(reference)
+    first = find_net(reference)
+    place = nets_in(first, number)
+    if number and (first.is_file() or not place.is_dir()):
+        raise WeightsMissingError(
+            f"{_OPTION}: {reference} has no ControlNet for condition {number + 1}: that of the first is {first.name}, "
+            f"the others are in {first.name}_1, {first.name}_2 beside it, as a run of as many conditions leaves them"
+        )
     net = load_net(place) if place.is_dir() else _from_single_file(place, base)
     check_fits(net, base, f"{_OPTION}: {reference}")
     if net.config.conditioning_channels != num_channels:

@@ -48,6 +48,23 @@ def test_a_folder_of_diffusers_is_gone_on_with(trained: tuple[Path, dict[str, to
     assert same(start(tiny_sd("sd1"), trained[0]), trained[1])
 
 
+def test_each_condition_goes_on_with_its_own(tiny_sd: Tiny, tmp_path: Path) -> None:
+    base = tiny_sd("sd1")
+    before = start(base, None, 2, connection_init="gaussian")
+    before.save(tmp_path / "run" / "controlnet")
+    after = start(base, tmp_path / "run" / "controlnet", 2)
+    expected = before.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in after.state_dict().items())
+    with pytest.raises(
+        WeightsMissingError, match="no ControlNet for condition 3: .* the others are in controlnet_1, controlnet_2"
+    ):
+        start(base, tmp_path / "run" / "controlnet", 3)
+    one = tmp_path / "one.safetensors"
+    save_file(before.nets[0].state_dict(), one)
+    with pytest.raises(WeightsMissingError, match="no ControlNet for condition 2"):
+        start(base, one, 2)
+
+
 @pytest.mark.parametrize("name", ["one.safetensors", "one.pth", "bare.safetensors", "diffusers.safetensors"])
 def test_a_single_file_is_gone_on_with(
     name: str, trained: tuple[Path, dict[str, torch.Tensor]], tiny_sd: Tiny, tmp_path: Path
