@@ -26,6 +26,7 @@ from training.controllability_run import (
     measure_baseline,
 )
 from training.controlnet import ControlNets
+from training.decoder import take_over, trained_beside
 from training.net_files import CONTROLNET_FOLDER, check_fits, find_net
 from training.pictures import as_png
 from training.reader.reader import ShardReader
@@ -90,7 +91,7 @@ def subject_of(config: EvaluateConfig) -> Subject:
     keys, num_probe_shards = _held_out_by(run) if run is not None and same_data else ((), None)
     report = Path(config.out).expanduser() if config.out else (run or Path()) / _REPORT
     data = TrainingDataOptions.model_validate(values)
-    unet = run / "unet" if run is not None and (run / "unet").is_dir() else None
+    unet = trained_beside(net) if run is not None else None
     return Subject(net, unet, base, data, len(keys), num_probe_shards, keys, report)
 
 
@@ -119,7 +120,7 @@ def evaluate(config: EvaluateConfig, read_backs_of: ReadBacksOf, say: Callable[[
     baseline = measure_baseline(base, rows, read_backs, sampling, share("without control"))
     if subject.unet is not None:
         # the run trained the decoder too, and left its UNet beside the ControlNet
-        base.unet = type(base.unet).from_pretrained(subject.unet, torch_dtype=base.dtype).to(base.device).eval()
+        take_over(base, subject.unet)
     measured = measure(base, nets, rows, read_backs, sampling, share("with control"))
     return _written(config, subject, rows, measured, compared(measured, baseline, read_backs))
 

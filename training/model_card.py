@@ -35,6 +35,8 @@ class Recipe:
     """Every option of the run that is not at its default."""
     num_rows: int | None = None
     """Rows of the dataset that were trained on."""
+    decoder_trained: bool = False
+    """Whether the base's decoder was trained too: its UNet is in `unet/`."""
     following: str | None = None
     """What the probe says of sudden convergence, in one sentence."""
     libraries: Mapping[str, str] = field(default_factory=dict)
@@ -101,13 +103,17 @@ def _usage(recipe: Recipe) -> str:
     else:
         folders = ["controlnet", *(f"controlnet_{number}" for number in range(1, len(recipe.conditions)))]
         load = f"controlnet = [ControlNetModel.from_pretrained(name) for name in {folders}]"
+    classes = ["ControlNetModel", name, *(["UNet2DConditionModel"] if recipe.decoder_trained else [])]
+    unet = 'unet = UNet2DConditionModel.from_pretrained("unet")'
+    given = ", unet=unet" if recipe.decoder_trained else ""
     return "\n".join(
         [
             "```python",
-            f"from diffusers import ControlNetModel, {name}",
+            f"from diffusers import {', '.join(classes)}",
             "",
             load,
-            f'pipeline = {name}.from_pretrained("{recipe.base}", controlnet=controlnet)',
+            *([unet] if recipe.decoder_trained else []),
+            f'pipeline = {name}.from_pretrained("{recipe.base}", controlnet=controlnet{given})',
             "```",
             "",
         ]

@@ -17,10 +17,13 @@ _PLACES = frozenset(
 _LIBRARIES = ("torch", "diffusers", "deepspeed", "transformers")
 
 
-def recipe_of(run: "Run", following: str) -> Recipe:
+def recipe_of(run: "Run", following: str, *, decoder_trained: bool = False) -> Recipe:
     """How the ControlNet of this run was made; nothing in it tells of the machine.
 
-    `following` is what the probe says of it.
+    Args:
+        run: at its end.
+        following: what the probe says of it.
+        decoder_trained: whether the base's decoder was trained too.
     """
     config = run.config
     dataset = Dataset.open(config.train_data_dir)
@@ -37,6 +40,7 @@ def recipe_of(run: "Run", following: str) -> Recipe:
         epochs=run.epoch,
         options={**options, "pretrained_model_name_or_path": run.base.files.reference},
         num_rows=run.reader.num_rows,
+        decoder_trained=decoder_trained,
         following=following or None,
         libraries={name: importlib.metadata.version(name) for name in _LIBRARIES},
     )

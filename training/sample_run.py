@@ -16,6 +16,7 @@ from training.base_files import read_json
 from training.base_model import BaseModel
 from training.checkpoints import PREFIX
 from training.controlnet import ControlNets
+from training.decoder import take_over, trained_beside
 from training.hint_files import Hint, prompts_of, read_hints
 from training.net_files import check_fits, find_net
 from training.pictures import as_pixels, as_png, grid_of
@@ -36,7 +37,12 @@ def run_sample(config: SampleConfig) -> list[Path]:
     folder = find_net(config.controlnet)
     if not folder.is_dir():
         raise ConfigError(f"controlnet: {folder} is a single file; sample takes a folder in diffusers' layout")
-    reference = config.pretrained_model_name_or_path or _base_of_run(folder)
+    own = _base_of_run(folder)
+    reference = config.pretrained_model_name_or_path or own
+    if reference is None:
+        raise ConfigError(
+            f"pretrained_model_name_or_path: give the base; there is no config.json of a run beside {folder}"
+        )
     device, dtype = device_of(config.device), DTYPES[config.mixed_precision]
     nets = ControlNets.load(folder).to("cpu" if config.low_vram else device, dtype).eval()
     hints = read_hints(config, nets.num_conditions)
@@ -47,6 +53,9 @@ def run_sample(config: SampleConfig) -> list[Path]:
         revision=config.revision,
         variant=config.variant,
     )
+    trained = trained_beside(folder)
+    if own is not None and trained is not None and _place(reference) == _place(own):
+        take_over(base, trained)
     for net in nets.nets:
         check_fits(net, base, f"controlnet: {config.controlnet}")
     rows = [
@@ -77,16 +86,18 @@ def _row(
     ]
 
 
-def _base_of_run(folder: Path) -> str:
-    """The base that the run trained on, which its `config.json` names."""
+def _base_of_run(folder: Path) -> str | None:
+    """The base that the run trained on, which its `config.json` names; None where it is no run's ControlNet."""
     run = folder.parent.parent if folder.parent.name.startswith(PREFIX) else folder.parent
     path = run / "config.json"
     name = read_json(path).get("pretrained_model_name_or_path") if path.is_file() else None
-    if not isinstance(name, str):
-        raise ConfigError(
-            f"pretrained_model_name_or_path: give the base; there is no config.json of a run beside {folder}"
-        )
-    return name
+    return name if isinstance(name, str) else None
+
+
+def _place(reference: str) -> str:
+    """The same for two spellings of one local folder."""
+    path = Path(reference).expanduser()
+    return str(path.resolve()) if path.exists() else reference
 
 
 def device_of(wanted: str) -> str:

@@ -13,6 +13,7 @@ import torch
 from controlmill.errors import ConfigError, RunUnusableError
 from storage.filesystem import open_files, redact
 from training.checkpoints import Checkpoints, Commit
+from training.decoder import DECODER_FILE, UNET_FOLDER
 from training.engine import STATE_FOLDER
 from training.model_card import write_model_card
 from training.net_files import CONTROLNET_FOLDER
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from training.run import Run
 
 _EMA = "ema.pt"
-_DECODER = "decoder.pt"
 
 
 @dataclass
@@ -80,7 +80,7 @@ def save(trained: Trained, checkpoints: Checkpoints, tag: str = "") -> str:
             torch.save(wholes, f"{folder}/{_EMA}")
         _save_net(trained, Path(folder), wholes)
         if trained.decoder is not None and place.is_first:
-            torch.save(trained.decoder.state_dict(), f"{folder}/{_DECODER}")
+            torch.save(trained.decoder.state_dict(), f"{folder}/{DECODER_FILE}")
         place.barrier()
         sizes = place.gather(checkpoints.put(folder, run.update))
     if checkpoints.is_shared and any(other != sizes[0] for other in sizes):
@@ -155,7 +155,7 @@ def _universal(local: str, place: "Place", *, everyone: bool) -> Iterator[str]:
     if everyone or place.is_first:
         shutil.rmtree(target, ignore_errors=True)
         _convert(f"{local}/{STATE_FOLDER}", f"{target}/{STATE_FOLDER}")
-        for name in (_EMA, _DECODER):
+        for name in (_EMA, DECODER_FILE):
             if Path(f"{local}/{name}").is_file():
                 shutil.copyfile(f"{local}/{name}", f"{target}/{name}")
     place.barrier()
@@ -210,7 +210,7 @@ def _restore_average(trained: Trained, folder: str) -> None:
 
 def restore_decoder(decoder: "DecoderTraining", folder: str) -> None:
     """Take over the unlocked decoder, where the checkpoint has one."""
-    path = Path(folder) / _DECODER
+    path = Path(folder) / DECODER_FILE
     if path.is_file():
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         decoder.load_state_dict(state)
@@ -228,9 +228,10 @@ def export(trained: Trained, checkpoints: Checkpoints) -> str:
     _save_net(trained, folder, _whole_averages(trained))
     if run.place.is_first:
         said = [sentence for callback in trained.callbacks if (sentence := callback.summary())]
-        write_model_card(folder, recipe_of(run, " ".join(said)))
+        recipe = recipe_of(run, " ".join(said), decoder_trained=trained.decoder is not None)
+        write_model_card(folder, recipe)
         if trained.decoder is not None:
-            run.base.unet.save_pretrained(folder / "unet")
+            run.base.unet.save_pretrained(folder / UNET_FOLDER)
         if not files.is_local:
             for path in sorted(folder.rglob("*")):
                 if path.is_file():

@@ -51,3 +51,11 @@ def test_several_conditions_are_loaded_as_they_are_kept() -> None:
     assert "for name in ['controlnet', 'controlnet_1']" in model_card(several)
     assert "use `controlmill sample`" in model_card(replace(several, options={"several_conditions": "stack"}))
     assert "use `controlmill sample`" in model_card(replace(RECIPE, options={"hint_network": "v1"}))
+
+
+def test_a_decoder_that_was_trained_too_is_loaded_with_it() -> None:
+    text = model_card(replace(RECIPE, decoder_trained=True))
+    assert "from diffusers import ControlNetModel, StableDiffusionControlNetPipeline, UNet2DConditionModel" in text
+    assert 'unet = UNet2DConditionModel.from_pretrained("unet")' in text
+    assert 'from_pretrained("somebody/base", controlnet=controlnet, unet=unet)' in text
+    assert "unet" not in model_card(RECIPE)
