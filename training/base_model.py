@@ -53,12 +53,21 @@ class Encoded(NamedTuple):
 class BaseModel:
     """The frozen base. Parts that were not asked for are None; only a decoder that was unlocked has gradients."""
 
-    def __init__(self, files: BaseFiles, *, device: torch.device | str, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        files: BaseFiles,
+        *,
+        device: torch.device | str,
+        dtype: torch.dtype,
+        encoder_dtype: torch.dtype | None = None,
+    ) -> None:
         self.files = files
         self.folder = files.folder
         self.kind: Kind = files.kind
         self.device = torch.device(device)
         self.dtype = dtype
+        self.encoder_dtype = encoder_dtype or dtype
+        """Of VAE and text encoders."""
         self.vae_scale = 8
         self.unet: Any = None
         self.vae: Any = None
@@ -75,6 +84,7 @@ class BaseModel:
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        encoder_dtype: torch.dtype | None = None,
         parts: Collection[Part] = ALL_PARTS,
         revision: str | None = None,
         variant: str | None = None,
@@ -85,6 +95,7 @@ class BaseModel:
             reference: a folder, or owner/name or owner/name@revision on the hub.
             device: where its networks go.
             dtype: of their weights; a VAE that needs float32 keeps it.
+            encoder_dtype: of VAE and text encoders, where it is another.
             parts: what is loaded; the files of all are looked for, since the fingerprint is over them.
             revision: commit, branch or tag on the hub.
             variant: kind of the files of weights ("fp16").
@@ -93,13 +104,10 @@ class BaseModel:
             WeightsMissingError: naming the files that are not there.
             WeightsUnusableError: a file holds something else.
         """
-        base = cls(find_base(reference, revision=revision, variant=variant), device=device, dtype=dtype)
-        if "unet" in parts:
-            base.unet = load_network(base.files, "unet", dtype).to(device)
-        if "vae" in parts:
-            base.vae = load_network(base.files, "vae", dtype).to(device)
-        if "text" in parts:
-            base.text = TextEncoders(base.files, dtype).to(device)
+        files = find_base(reference, revision=revision, variant=variant)
+        base = cls(files, device=device, dtype=dtype, encoder_dtype=encoder_dtype)
+        for part in parts:
+            setattr(base, part, base._loaded(part))
         return base
 
     @property
@@ -243,15 +251,18 @@ class BaseModel:
         """Have these parts within the `with` block; those that were not loaded are let go of after it."""
         missing = [part for part in parts if getattr(self, part) is None]
         for part in missing:
-            loaded = (
-                TextEncoders(self.files, self.dtype) if part == "text" else load_network(self.files, part, self.dtype)
-            )
-            setattr(self, part, loaded.to(self.device))
+            setattr(self, part, self._loaded(part))
         try:
             yield
         finally:
             for part in missing:
                 setattr(self, part, None)
+
+    def _loaded(self, part: Part) -> Any:
+        if part == "text":
+            return TextEncoders(self.files, self.encoder_dtype).to(self.device)
+        dtype = self.dtype if part == "unet" else self.encoder_dtype
+        return load_network(self.files, part, dtype).to(self.device)
 
     @contextlib.contextmanager
     def only_inside(self, part: Part, device: torch.device | str) -> Iterator[None]:

@@ -81,6 +81,8 @@ def load_base(config: "TrainConfig", place: Place, reader: ShardReader) -> BaseM
         device=place.device,
         dtype=frozen_dtype(config.mixed_precision),
         parts=parts,
+        # as `encode` computes its layers: the same numbers with and without them
+        encoder_dtype=torch.float32,
         revision=config.revision,
         variant=config.variant,
     )

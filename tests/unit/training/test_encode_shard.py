@@ -13,17 +13,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from controlmill.config import TrainConfig
 from controlmill.config.training_data import EncodeOptions, TrainingDataOptions
 from controlmill.errors import ConfigError, StorageError
 from controlmill.testing.tiny_sd import write_tiny_sd
 from controlmill.testing.training_set import write_training_set
 from storage.dataset import Dataset
+from storage.stored_image import decode_stored
 from storage.verify import verify
 from training.base_model import BaseModel
-from training.batch import Batch, PromptEmbeddings, as_stored
+from training.batch import Batch, PromptEmbeddings, as_stored, to_unit_range
 from training.encode_shard import Encoding, MissingLayers, encode_shard
+from training.place import Place
 from training.reader.cache import LATENT, TEXT, caption_source
 from training.reader.reader import ShardReader
+from training.setup import load_base, open_reader
 
 OBLONG = [(96, 64), (64, 64), (72, 128)]
 BUCKETS = {"enable_bucket": True, "min_bucket_reso": 32, "max_bucket_reso": 128, "bucket_reso_steps": 16}
@@ -89,6 +93,65 @@ def test_cached_layers_hold_what_a_real_base_computes(tmp_path: Path, kind: str)
     encode(dataset, base)
     require_equal(dataset, base, 15)
     assert list(verify(Dataset.open(dataset), deep=True)) == []
+
+
+def test_a_run_in_half_precision_encodes_as_the_layers_were_made(tmp_path: Path) -> None:
+    dataset = write_training_set(tmp_path, 30, 64)
+    path = str(write_tiny_sd(tmp_path / "base"))
+    encode(dataset, BaseModel.load(path, parts=("vae", "text")))
+    values = {"train_data_dir": dataset, "condition": ("canny",), "pretrained_model_name_or_path": path}
+    run = TrainConfig.model_validate({**values, "mixed_precision": "bf16", "cached_layers": "ignore", "resolution": 64})
+    place = Place(0, 1, torch.device("cpu"))
+    with open_reader(run, place) as reader:
+        base = load_base(run, place, reader)
+    assert base.unet.dtype == torch.bfloat16
+    in_half = BaseModel.load(path, dtype=torch.bfloat16, parts=("vae", "text"))
+    cached, fresh = (take(dataset, base.fingerprint, 8, cached_layers=how) for how in ("require", "ignore"))
+    for one, other in zip(cached, fresh, strict=True):
+        assert one.pixels_BCHW is None
+        assert other.pixels_BCHW is not None
+        # batches of another size round otherwise in float32, which moves some values by one step of float16
+        near = {"atol": 1e-4, "rtol": 1e-3}
+        mean_BCHW, hidden_BLD = base.encode_pixels(other.pixels_BCHW)[0], base.encode_prompts(one.prompts).hidden_BLD
+        torch.testing.assert_close(one.latent_mean_BCHW, as_stored(mean_BCHW), **near)
+        torch.testing.assert_close(one.embeddings.hidden_BLD, as_stored(hidden_BLD), **near)  # type: ignore[union-attr]
+        assert not torch.allclose(mean_BCHW, in_half.encode_pixels(other.pixels_BCHW)[0], **near)
+        assert not torch.allclose(hidden_BLD, in_half.encode_prompts(one.prompts).hidden_BLD, **near)
+
+
+@pytest.mark.parametrize("options", [{"random_flip": True}, BUCKETS], ids=["flip", "buckets"])
+def test_a_real_vae_gives_cached_mirrors_and_buckets_as_it_does_pixels(tmp_path: Path, options: dict[str, Any]) -> None:
+    dataset = write_training_set(tmp_path, 30, 64, sizes=[(96, 64), (64, 64)])
+    base = BaseModel.load(str(write_tiny_sd(tmp_path / "base")), parts=("vae", "text"))
+    encode(dataset, base, **options)
+    cached, fresh = (take(dataset, base.fingerprint, 12, cached_layers=how, **options) for how in ("require", "ignore"))
+    for one, other in zip(cached, fresh, strict=True):
+        mean_BCHW = base.encode_pixels(cast("Tensor", other.pixels_BCHW))[0]
+        torch.testing.assert_close(one.latent_mean_BCHW, as_stored(mean_BCHW), atol=1e-3, rtol=0)
+
+
+def test_cached_random_crops_are_cut_out_of_the_latents_of_the_whole_image(tmp_path: Path) -> None:
+    dataset = write_training_set(tmp_path, 30, 64, sizes=[(96, 64)])
+    base = BaseModel.load(str(write_tiny_sd(tmp_path / "base")), parts=("vae", "text"))
+    encode(dataset, base, center_crop=False)
+    cached, fresh = (
+        take(dataset, base.fingerprint, 4, cached_layers=how, center_crop=False) for how in ("require", "ignore")
+    )
+    layer = Dataset.open(dataset).layer("image")
+    batches = [batch for shard in (0, 1) for batch in layer.iter_batches(shard, ["key", "image"])]
+    rows = [row for batch in batches for row in batch.to_pylist()]
+    wholes = {row["key"]: to_unit_range(torch.from_numpy(decode_stored(row["image"]["bytes"])[None])) for row in rows}
+    offsets = set()
+    for one, other in zip(cached, fresh, strict=True):
+        for key, seen_CHW, mean_CHW in zip(one.keys, other.pixels_BCHW, one.latent_mean_BCHW, strict=True):  # type: ignore[arg-type]
+            (left,) = [
+                left for left in range(0, 33, 8) if torch.equal(wholes[key][0, :, :, left : left + 64], seen_CHW)
+            ]
+            offsets.add(left)
+            whole_BCHW = base.encode_pixels(wholes[key])[0]
+            expected_CHW = as_stored(whole_BCHW[0, :, :, left // 8 : left // 8 + 8])
+            torch.testing.assert_close(mean_CHW, expected_CHW, atol=1e-3, rtol=0)
+    assert len(offsets) > 1
 
 
 @pytest.mark.parametrize(
