@@ -90,7 +90,7 @@ class Run:
     @property
     def epoch(self) -> float:
         """Epochs done, with the part of the present one."""
-        return self.samples_seen / self.reader.samples_per_epoch
+        return self.reader.epochs
 
     @property
     def rows_per_update(self) -> int:

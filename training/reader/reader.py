@@ -123,6 +123,11 @@ class ShardReader:
 
     @property
     def rounds(self) -> bool:
+    @property
+    def epochs(self) -> float:
+        """Epochs given out, with the part of the present one; one that a growing dataset cut short counts as whole."""
+        return self.position / self.samples_per_epoch
+
         """Whether what is encoded during training is to be rounded as cached layers are (see `as_stored`)."""
         return self._options.cached_layers != "ignore"
 

@@ -14,13 +14,16 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from controlmill.config import TrainConfig
 from controlmill.errors import ConfigError, CorruptShardError, DatasetMismatchError, DatasetMissingError, StorageError
 from controlmill.testing.training_set import write_training_set
 from storage.dataset import Dataset
 from storage.stored_image import decode_map, decode_stored
 from storage.writer import ShardWriter
 from training.batch import Batch, to_unit_range
+from training.place import Place
 from training.reader.reader import ShardReader
+from training.run import Run
 
 NUM_ROWS = 150
 
@@ -283,6 +286,15 @@ def test_a_look_at_what_comes_next_uses_nothing_up(squares: str, open_reader: An
         assert next(iter(reader)).keys == seen.keys
 
 
+def run_with(reader: ShardReader, dataset: str) -> Run:
+    """A run that reads, without networks."""
+    values = {"train_data_dir": dataset, "condition": ("canny",), "pretrained_model_name_or_path": "base"}
+    nothing: Any = None
+    place = Place(0, 1, torch.device("cpu"))
+    config = TrainConfig.model_validate(values)
+    return Run(config, place, base=nothing, controlnets=nothing, engine=nothing, reader=reader)
+
+
 def test_a_dataset_that_grew_goes_on_with_the_next_epoch_and_the_same_probe(tmp_path: Path, open_reader: Any) -> None:
     dataset = write_training_set(tmp_path, num_rows=48, rows_per_shard=24)
     first = open_reader(dataset, num_probe_rows=4)
@@ -296,9 +308,13 @@ def test_a_dataset_that_grew_goes_on_with_the_next_epoch_and_the_same_probe(tmp_
     assert grown.held_out().keys == first.held_out().keys
     grown.load_state_dict(state)
     assert grown.position == 2 * grown.samples_per_epoch
+    run = run_with(grown, dataset)
+    run.samples_seen = 52
+    assert run.epoch == 2.0
     epoch = take(grown, 17)
     assert len({key for batch in epoch for key in batch.keys}) == 68
     assert {number for batch in epoch for number in batch.epochs} == {2}
+    assert run.epoch == 3.0
     assert grown.state_dict()["num_probe_shards"] == 2
 
     again = open_reader(dataset, num_probe_rows=4, num_probe_shards=2)
