@@ -4,16 +4,24 @@ Shapes: B batch, C channels, H W height and width.
 """
 
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from controlmill.errors import PreflightError
+from storage.filesystem import one_line
 from training.estimate import Cost, memory_bytes
 from training.objective import Objective
+from training.preflight_rows import (
+    Finding,
+    check_alignment,
+    check_channel_order,
+    check_hints,
+    check_layers,
+    check_pixels,
+    check_prompts,
+)
 from training.reader.reader import ShardReader
 from training.step import Step
 
@@ -25,18 +33,7 @@ if TYPE_CHECKING:
     from training.place import Place
 
 _NUM_ROWS = 8
-_MOSTLY = 0.5
 _REPEAT_BELOW_S = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """The answer to one question."""
-
-    name: str
-    said: str
-    is_wrong: bool = False
-    """Whether training would be in vain."""
 
 
 def preflight(
@@ -52,8 +49,9 @@ def preflight(
         reader: of this rank; its next batch is looked at, and comes again.
     """
     rows = _rows(config)
-    findings = [*check_hints(rows), *check_pixels(rows), *check_prompts(rows), check_alignment(rows)]
-    findings.append(_channel_order(controlnets))
+    kinds = reader.hint_kinds
+    findings = [*check_hints(rows), *check_layers(rows, kinds), *check_pixels(rows), *check_prompts(rows)]
+    findings += [check_alignment(rows, kinds[0]), check_channel_order(controlnets, kinds)]
     if any(finding.is_wrong for finding in findings):
         return findings
     probe = _Probe(config, place, base, controlnets, reader)
@@ -73,76 +71,6 @@ def _rows(config: "TrainConfig") -> "Batch":
     options = config.model_copy(update=changed)
     with ShardReader(options, batch_size=_NUM_ROWS, seed=config.seed, num_probe_rows=config.num_probe_rows) as reader:
         return next(iter(reader))
-
-
-def check_hints(rows: "Batch") -> list[Finding]:
-    """Hints are in [0, 1], fit the pixels, and show something."""
-    findings = []
-    for hint_BCHW in rows.hints:
-        low, high = float(hint_BCHW.min()), float(hint_BCHW.max())
-        spread_B = (hint_BCHW.flatten(1).amax(1) - hint_BCHW.flatten(1).amin(1)).double()
-        num_flat = int((spread_B == 0).sum())
-        if low < 0 or high > 1:
-            findings.append(Finding("hint range", f"{low:g} to {high:g} instead of 0 to 1", is_wrong=True))
-        elif num_flat == len(rows):
-            findings.append(Finding("hints", f"none of {num_flat} shows anything: all pixels are alike", is_wrong=True))
-        else:
-            findings.append(Finding("hints", f"{low:g} to {high:g}, {num_flat} of {len(rows)} show nothing"))
-    return findings
-
-
-def check_pixels(rows: "Batch") -> list[Finding]:
-    """Pixels are in [-1, 1], and hints have their size."""
-    pixels_BCHW = rows.pixels_BCHW
-    if pixels_BCHW is None:
-        return []
-    low, high = float(pixels_BCHW.min()), float(pixels_BCHW.max())
-    findings = [Finding("pixels", f"{low:g} to {high:g}", is_wrong=low < -1 or high > 1 or low >= 0)]
-    for hint_BCHW in rows.hints:
-        if hint_BCHW.shape[-2:] != pixels_BCHW.shape[-2:]:
-            sizes = f"hints are {tuple(hint_BCHW.shape[-2:])}, images {tuple(pixels_BCHW.shape[-2:])}"
-            findings.append(Finding("size", sizes, is_wrong=True))
-    return findings
-
-
-def check_prompts(rows: "Batch") -> list[Finding]:
-    """Prompts are not empty before any is dropped."""
-    num_empty = sum(not prompt.strip() for prompt in rows.prompts)
-    said = f"{num_empty} of {len(rows)} are empty before any is dropped"
-    if num_empty == len(rows):
-        return [Finding("prompts", f"{said}; run `controlmill caption`, or give caption_column", is_wrong=True)]
-    return [Finding("prompts", said)]
-
-
-def check_alignment(rows: "Batch") -> Finding:
-    """Whether edges of hints lie on edges of their own images rather than on those of other rows.
-
-    Poses and the like need not; so this only tells, and stops nothing.
-    """
-    if rows.pixels_BCHW is None or len(rows) < 2:
-        return Finding("alignment", "not looked at")
-    image_edges_BN = _edges(rows.pixels_BCHW)
-    hint_edges_BN = _edges(rows.hints[0])
-    similar_BB = image_edges_BN @ hint_edges_BN.T
-    own = float(similar_BB.diagonal().mean())
-    others = float((similar_BB.sum() - similar_BB.diagonal().sum()) / (len(rows) * (len(rows) - 1)))
-    verdict = "" if own > others else ": hints fit their images no better than those of other rows; look at some"
-    return Finding("alignment", f"edges agree {own:.2f} with the own image, {others:.2f} with others{verdict}")
-
-
-def _edges(pixels_BCHW: Tensor) -> Tensor:
-    """Where brightness changes, as vectors of length 1 around their mean."""
-    grey_BHW = pixels_BCHW.float().mean(1)
-    rows_BHW = (grey_BHW[:, 1:, :-1] - grey_BHW[:, :-1, :-1]).abs()
-    columns_BHW = (grey_BHW[:, :-1, 1:] - grey_BHW[:, :-1, :-1]).abs()
-    edges_BN = (rows_BHW + columns_BHW).flatten(1)
-    return torch.nn.functional.normalize(edges_BN - edges_BN.mean(1, keepdim=True), dim=1)
-
-
-def _channel_order(controlnets: "ControlNets") -> Finding:
-    orders = {str(getattr(net.config, "controlnet_conditioning_channel_order", "rgb")) for net in controlnets.nets}
-    said = f"hints are RGB, the ControlNet takes {', '.join(sorted(orders))}"
-    return Finding("channel order", said, is_wrong=not orders <= {"rgb", "bgr"})
 
 
 class _Probe:
@@ -172,10 +100,17 @@ class _Probe:
     def findings(self) -> list[Finding]:
         """What the pass shows; gradients are forgotten again."""
         try:
-            cost = self._cost()
-            found = [self._gradients(), *self._frozen()]
+            return self._findings()
+        except torch.OutOfMemoryError as error:
+            said = f"a batch of {len(self._batch)} does not fit into the GPU: {one_line(error)}"
+            return [Finding("memory", f"{said}; lower train_batch_size, or give gradient_checkpointing", is_wrong=True)]
         finally:
             self._controlnets.zero_grad(set_to_none=True)
+
+    def _findings(self) -> list[Finding]:
+        cost = self._cost()
+        found = [self._gradients(), *self._frozen()]
+        self._controlnets.zero_grad(set_to_none=True)
         if self._is_fresh:
             found.insert(0, self._first_output())
         return [*found, *self._estimates(cost)]

@@ -22,7 +22,8 @@ from training.engine import Engine
 from training.objective import LossByTimestep, Objective
 from training.optimizer import make_optimizer
 from training.place import Place, frozen_dtype
-from training.preflight import Finding, preflight, refuse_if_wrong
+from training.preflight import preflight, refuse_if_wrong
+from training.preflight_rows import Finding
 from training.reader.reader import ShardReader
 from training.run import Run
 from training.saving import Trained, fetched, needs_universal, restore, restore_decoder, start_point

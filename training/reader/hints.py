@@ -28,13 +28,21 @@ class HintKind:
     """Whether it draws people, whose left and right limbs have colours of their own."""
     with_bodies: bool = True
     """Whether it draws their bodies, or hands and faces alone."""
+    polarity: str = ""
+    """As the layer's schema says: "white_on_black", "black_on_white", "none"; empty where it says nothing."""
+    channel_order: str = ""
+    """The same: "RGB" or "L"."""
 
     @classmethod
     def of(cls, layer: str, schema: pa.Schema, options: Mapping[str, Any] | None = None) -> "HintKind":
         """The kind of a layer with this schema, whose annotator had these options."""
         metadata = schema.metadata or {}
         with_bodies = bool((options or {}).get("include_body", True))
-        return cls(layer, metadata.get(b"content", b"map").decode(), PEOPLE_COLUMN in schema.names, with_bodies)
+        content, polarity, order = (
+            metadata.get(name, other).decode()
+            for name, other in ((b"content", b"map"), (b"polarity", b""), (b"channel_order", b""))
+        )
+        return cls(layer, content, PEOPLE_COLUMN in schema.names, with_bodies, polarity, order)
 
     def cut(self, stored: StoredHint, view: View) -> Pixels:
         """The hint (height, width) or RGB (height, width, 3) as `view` sees the image.

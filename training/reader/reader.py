@@ -71,6 +71,8 @@ class ShardReader:
         self._rows_per_run = batch_size * world_size * gradient_accumulation_steps
         dataset = Dataset.open(options.train_data_dir)
         kinds = self._hint_kinds(dataset)
+        self.hint_kinds = tuple(kinds)
+        """What the maps of each condition are."""
         captions = caption_source(dataset, options.caption_column, options.image_column)
         names = tuple(dict.fromkeys((options.image_column, *options.condition, captions[0])))
         statuses = layer_statuses(dataset, names)
@@ -122,12 +124,12 @@ class ShardReader:
         return self.position // self.samples_per_epoch
 
     @property
-    def rounds(self) -> bool:
-    @property
     def epochs(self) -> float:
         """Epochs given out, with the part of the present one; one that a growing dataset cut short counts as whole."""
         return self.position / self.samples_per_epoch
 
+    @property
+    def rounds(self) -> bool:
         """Whether what is encoded during training is to be rounded as cached layers are (see `as_stored`)."""
         return self._options.cached_layers != "ignore"
 
