@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import pytest
@@ -77,10 +78,28 @@ def test_an_image_depends_on_its_seed_and_number_only(tiny_sd: Tiny) -> None:
     assert not torch.allclose(alone, other, atol=1e-2)
 
 
-def test_saving_memory_changes_nothing_and_leaves_every_network_on_the_cpu(tiny_sd: Tiny) -> None:
+def test_saving_memory_changes_nothing_and_leaves_every_network_on_the_cpu(
+    tiny_sd: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
     base, nets = loaded(tiny_sd("sd1"))
     expected = sample(base, nets, HINTS, PROMPTS, ["", ""], Sampling(2))
-    assert torch.equal(sample(base, nets, HINTS, PROMPTS, ["", ""], Sampling(2), device="cpu"), expected)
+    assert base.text is not None
+    parts = {id(base.text.encoders): "text", id(base.unet): "unet", id(nets): "nets", id(base.vae): "vae"}
+    moves: list[tuple[str, str]] = []
+    move = torch.nn.Module.to
+
+    def noted(module: torch.nn.Module, *given: Any, **options: Any) -> Any:
+        if id(module) in parts:
+            moves.append((parts[id(module)], str(given[0])))
+        return move(module, *given, **options)
+
+    monkeypatch.setattr(torch.nn.Module, "to", noted)
+    # the same device by another name, as a GPU has one
+    assert torch.equal(sample(base, nets, HINTS, PROMPTS, ["", ""], Sampling(2), device="cpu:0"), expected)
+    assert moves == [
+        ("text", "cpu:0"), ("text", "cpu"), ("unet", "cpu:0"), ("nets", "cpu:0"), ("nets", "cpu"), ("unet", "cpu"),
+        ("vae", "cpu:0"), ("vae", "cpu"),
+    ]  # fmt: skip
     with base.only_inside("unet", "cpu:0"):
         assert base.device == torch.device("cpu:0")
     assert base.device == torch.device("cpu")
