@@ -189,7 +189,7 @@ def same_losses(folder: Path) -> list[tuple[float, float]]:
     nets = create(base, config, SEED)
     optimizer = make_optimizer(config, nets.parameters(), config.learning_rate, on_gpu=False)
     device = torch.device("cpu")
-    engine = Engine(nets, optimizer, deepspeed_config(config, use_gpu=False), device=device, max_grad_norm=1.0)
+    engine = Engine(nets, optimizer, deepspeed_config(config, use_gpu=False), device=device)
     objective = Objective(config, alphas_cumprod_T=base.alphas_cumprod, prediction_type=base.prediction_type)
     pairs = []
     for step in torch.load(folder / "steps.pt", weights_only=True):

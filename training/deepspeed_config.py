@@ -18,6 +18,11 @@ _BUCKET_ELEMENTS = 50_000_000
 """Gradients that are exchanged at once; DeepSpeed's own default is ten times that, and takes 2 GB of memory."""
 _DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
 _OURS = frozenset({"train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"})
+_INSTEAD = {
+    "optimizer": "learning_rate, adam_beta1 and the like",
+    "scheduler": "lr_scheduler and lr_warmup_steps",
+}
+"""Sections that the options stand for."""
 
 
 def deepspeed_config(config: "TrainConfig", *, use_gpu: bool) -> dict[str, Any]:
@@ -31,8 +36,7 @@ def deepspeed_config(config: "TrainConfig", *, use_gpu: bool) -> dict[str, Any]:
         "train_micro_batch_size_per_gpu": config.train_batch_size,
         "gradient_accumulation_steps": config.gradient_accumulation_steps,
         "train_batch_size": config.rows_per_update,
-        # without ZeRO the engine clips on its own way and keeps the norm to itself: training/engine.py does it
-        "gradient_clipping": config.max_grad_norm if config.zero_stage else 0.0,
+        "gradient_clipping": config.max_grad_norm,
         "zero_optimization": _zero(config, use_gpu=use_gpu),
         "zero_allow_untested_optimizer": config.use_8bit_adam,
         # Adam of DeepSpeed is compiled where it runs; only the offloaded one is worth it
@@ -73,20 +77,48 @@ def with_overrides(made: Mapping[str, Any], path: str) -> tuple[dict[str, Any], 
     """Lay a DeepSpeed file over what was made of the options.
 
     Returns:
-        The whole configuration, and one line for each value that the file changes or adds; "auto" changes nothing.
+        The whole configuration, and one line for each value that the file changes or adds; "auto" changes nothing,
+        wherever it stands, and sections without anything else are left out.
 
     Raises:
-        ConfigError: the file cannot be read, or sets the batch, which the options set.
+        ConfigError: the file cannot be read, or sets what the options set.
     """
-    given = _read(path)
-    told = [name for name in sorted(_OURS & given.keys()) if given[name] not in ("auto", made[name])]
+    given = _without_auto(_read(path))
+    told = [name for name in sorted(_OURS & given.keys()) if given[name] != made[name]]
     if told:
         raise ConfigError(
             f"{path}: {', '.join(told)}: set by train_batch_size, gradient_accumulation_steps and num_workers; "
             'leave it out or write "auto"'
         )
-    merged, changes = _merge(made, given, "")
-    return merged, changes
+    for name in ("fp16", "bf16"):
+        if _section(given, name, path).get("enabled"):
+            raise ConfigError(f'{path}: {name}.enabled: set by mixed_precision; leave it out or write "auto"')
+    changes = []
+    for name in sorted(_INSTEAD.keys() & given.keys()):
+        params = _section(_section(given, name, path), "params", path)
+        if params:
+            raise ConfigError(f'{path}: {name}: set by {_INSTEAD[name]}; leave out {", ".join(params)} or write "auto"')
+        del given[name]
+        changes.append(f"{name}: left out, set by {_INSTEAD[name]}")
+    merged, more = _merge(made, given, "")
+    return merged, [*changes, *more]
+
+
+def _without_auto(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the values that are left to whoever reads the file, and the sections that have no others."""
+    kept: dict[str, Any] = {}
+    for name, value in given.items():
+        inner = _without_auto(value) if isinstance(value, Mapping) else value
+        if inner != "auto" and (inner != {} or value == {}):
+            kept[name] = inner
+    return kept
+
+
+def _section(given: Mapping[str, Any], name: str, path: str) -> Mapping[str, Any]:
+    section = given.get(name, {})
+    if not isinstance(section, Mapping):
+        raise ConfigError(f"{path}: {name}: a section in braces is expected (got {json.dumps(section)})")
+    return section
 
 
 def _read(path: str) -> dict[str, Any]:
@@ -106,7 +138,7 @@ def _merge(made: Mapping[str, Any], given: Mapping[str, Any], prefix: str) -> tu
     changes: list[str] = []
     for name, value in given.items():
         before = made.get(name)
-        if value in ("auto", before):
+        if value == before:
             continue
         if isinstance(before, Mapping) and isinstance(value, Mapping):
             merged[name], inner = _merge(before, value, f"{prefix}{name}.")

@@ -5,6 +5,7 @@ Legend: B batch, C channels, H W latent height and width, T numbers of a time id
 
 import importlib
 import logging
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from training.base_model import Residuals
+from training.loss_scale import LossScale
 
 if TYPE_CHECKING:
     from training.batch import PromptEmbeddings
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 STATE_FOLDER = "deepspeed"
 """Folder of a checkpoint that DeepSpeed writes."""
+_LOSS_SCALE = "controlmill_loss_scale"
 
 
 class _Flat(nn.Module):
@@ -45,7 +48,6 @@ class Engine:
         config: Mapping[str, Any],
         *,
         device: torch.device,
-        max_grad_norm: float,
     ) -> None:
         """Hand the ControlNets to DeepSpeed; torch.distributed must be initialised, by every rank.
 
@@ -54,20 +56,28 @@ class Engine:
             optimizer: over their parameters; under `zero_force_ds_cpu_optimizer` its settings only are taken over.
             config: DeepSpeed's configuration, see `training.deepspeed_config`.
             device: of this rank.
-            max_grad_norm: gradients are clipped to it; 0 does not clip.
         """
         deepspeed = import_deepspeed(device)
         self.controlnets = controlnets
         self.zero_stage = int(config.get("zero_optimization", {}).get("stage", 0))
-        self._max_grad_norm = max_grad_norm
+        self._max_grad_norm = float(config.get("gradient_clipping", 0.0))
+        # without ZeRO DeepSpeed clips and keeps the norm to itself: `_clip` does it
+        settings = {**config, "gradient_clipping": self._max_grad_norm if self.zero_stage else 0.0}
         self._is_alone = torch.distributed.get_world_size() == 1
         made, *_ = deepspeed.initialize(
-            model=_Flat(controlnets), optimizer=optimizer, config=dict(config), dist_init_required=False
+            model=_Flat(controlnets), optimizer=optimizer, config=settings, dist_init_required=False
         )
         self._engine: Any = made
         if self._is_alone and self.zero_stage == 0:
             # the sum over one rank would copy every gradient three times
             self._engine.enable_backward_allreduce = False
+        self._was_skipped = False
+        self.loss_scale = LossScale() if config.get("torch_autocast", {}).get("dtype") == "float16" else None
+        """Of fp16; None under another precision."""
+        if self.loss_scale is not None:
+            self._engine.torch_autocast_z0_gradscaler = None
+            self._engine.optimizer.torch_autocast_gradscaler = None
+            self._set_loss_scale(self.loss_scale)
 
     def __call__(
         self,
@@ -82,30 +92,49 @@ class Engine:
         return Residuals(tuple(down), middle)
 
     def backward(self, loss: Tensor, *, is_last: bool) -> None:
-        """Add the gradients of a loss that is scaled already; on the last of an update they are summed over ranks."""
+        """Add the gradients of a mean over rows; on the last of an update they are summed over ranks."""
+        if self.loss_scale is not None and self.zero_stage == 0:
+            loss = loss * self.loss_scale.value
         self._engine.set_gradient_accumulation_boundary(is_last)
         self._engine.backward(loss, scale_wrt_gas=False)
 
     def step(self, learning_rate: float) -> float:
-        """Clip, update the weights, forget the gradients; returns the gradients' norm before clipping."""
+        """Clip, update the weights, forget the gradients; returns the gradients' norm before clipping.
+
+        Under fp16 weights stay as they are where the norm is not finite, see `step_was_skipped`.
+        """
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
-        norm = self._clip() if self.zero_stage == 0 else None
+        clipped = self._clip() if self.zero_stage == 0 else None
         self._engine.step()
-        if norm is None:
-            norm = self._engine.get_global_grad_norm()
-        return float("nan") if norm is None else float(norm)
+        found = self._engine.get_global_grad_norm() if clipped is None else clipped
+        norm = float("nan") if found is None else float(found)
+        if self.loss_scale is not None:
+            explained = self.loss_scale.update(is_finite=math.isfinite(norm))
+            self._was_skipped = explained and not math.isfinite(norm)
+            self._set_loss_scale(self.loss_scale)
+        return norm
 
     def _clip(self) -> Tensor:
-        scaler = self._engine.torch_autocast_z0_gradscaler
-        if scaler is not None:
-            scaler.unscale_(self._engine.optimizer)
-        return nn.utils.clip_grad_norm_(self.parameters(), self._max_grad_norm or float("inf"))
+        """Without ZeRO: gradients without their loss scale, clipped; none at all where they left the fp16 range."""
+        if self.loss_scale is not None:
+            gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
+            torch._foreach_mul_(gradients, 1 / self.loss_scale.value)
+        norm = nn.utils.clip_grad_norm_(self.parameters(), self._max_grad_norm or float("inf"))
+        if self.loss_scale is not None and not math.isfinite(norm):
+            # without a gradient an optimizer leaves weight and moments alone
+            self._engine.zero_grad()
+        return norm
+
+    def _set_loss_scale(self, scale: LossScale) -> None:
+        """Under ZeRO DeepSpeed multiplies losses by it, and divides norm and gradients."""
+        if self.zero_stage:
+            self._engine.optimizer.override_loss_scale(scale.value)
 
     @property
     def step_was_skipped(self) -> bool:
         """Whether the last step found the fp16 range left, and only made the loss scale smaller."""
-        return not self._engine.was_step_applied()
+        return self._was_skipped
 
     def parameters(self) -> list[nn.Parameter]:
         """The trained parameters, in a fixed order; under ZeRO-3 each holds a partition only."""
@@ -171,13 +200,17 @@ class Engine:
 
     def save(self, folder: str) -> None:
         """Write this rank's part of the state into a folder that is there; every rank must call it."""
-        self._engine.save_checkpoint(folder, tag=STATE_FOLDER, client_state={}, save_latest=False)
+        state = {} if self.loss_scale is None else {_LOSS_SCALE: self.loss_scale.state_dict()}
+        self._engine.save_checkpoint(folder, tag=STATE_FOLDER, client_state=state, save_latest=False)
 
     def load(self, folder: str) -> None:
         """Take over the state that as many ranks saved (or its universal form); every rank must call it."""
-        path, _ = self._engine.load_checkpoint(folder, tag=STATE_FOLDER, load_lr_scheduler_states=False)
+        path, state = self._engine.load_checkpoint(folder, tag=STATE_FOLDER, load_lr_scheduler_states=False)
         if path is None:
             raise FileNotFoundError(f"{folder}/{STATE_FOLDER}")
+        if self.loss_scale is not None and _LOSS_SCALE in state:
+            self.loss_scale.load_state_dict(state[_LOSS_SCALE])
+            self._set_loss_scale(self.loss_scale)
 
     def close(self) -> None:
         """Let go of memory and hooks."""

@@ -3,7 +3,7 @@
 import gc
 import json
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import torch
 
@@ -120,24 +120,30 @@ class Loop:
         if run.base_is_unlocked and trained.decoder is None:
             trained.decoder = DecoderTraining(run.base, run.config, device=run.device)
             run.log("base_unlocked", update=run.update)
-        loss = self._backward(batches)
+        loss, outcomes = self._backward(batches)
         learning_rate, num_rows = run.learning_rate, run.rows_per_update
         norm = run.engine.step(learning_rate)
+        if not is_finite(norm) and not run.engine.step_was_skipped:
+            self._stop(f"the gradients of update {run.update + 1} are {norm}", outcomes)
         if trained.decoder is not None:
             trained.decoder.step(run.schedule)
         run.update += 1
         run.announced.clear()
         run.samples_seen += num_rows
-        if not is_finite(norm) and not run.engine.step_was_skipped:
-            raise NonFiniteLossError(self._failure(f"the gradients of update {run.update} are {norm}"))
+        if run.engine.step_was_skipped and run.engine.loss_scale is not None:
+            run.log("update_skipped", update=run.update, loss_scale=run.engine.loss_scale.value)
         if trained.average is not None:
             trained.average.update(run.update)
         by_timestep = self._parts.bins.take() if run.update % run.config.log_steps == 0 else None
         seconds = time.perf_counter() - started_s
         return UpdateMetrics(run.update, run.samples_seen, run.epoch, loss, learning_rate, norm, seconds, by_timestep)
 
-    def _backward(self, batches: "Iterator[Batch]") -> float:
-        """Gradients of all batches of an update; returns the mean loss over the rows of all ranks."""
+    def _backward(self, batches: "Iterator[Batch]") -> "tuple[float, list[RowLosses]]":
+        """Gradients of all batches of an update.
+
+        Returns:
+            The mean loss over the rows of all ranks, and what it is of on this rank.
+        """
         run, step, bins = self._run, self._parts.step, self._parts.bins
         num_batches = run.adjustments.accumulation
         outcomes: list[RowLosses] = []
@@ -155,10 +161,14 @@ class Loop:
         sums = run.place.sum(sums).cpu()
         loss = float(sums[0].sum() / sums[1].sum())
         if not is_finite(loss):
-            self._write_batch(outcomes)
-            raise NonFiniteLossError(self._failure(f"the loss of update {run.update + 1} is {loss}"))
+            self._stop(f"the loss of update {run.update + 1} is {loss}", outcomes)
         bins.add(sums)
-        return loss
+        return loss, outcomes
+
+    def _stop(self, what: str, outcomes: "list[RowLosses]") -> NoReturn:
+        """Leave behind which rows did it; every rank must call it."""
+        self._write_batch(outcomes)
+        raise NonFiniteLossError(self._failure(what))
 
     def _write_batch(self, outcomes: "list[RowLosses]") -> None:
         """Leave the keys and losses of the rows of all ranks, for whoever looks for the row that did it."""

@@ -106,7 +106,7 @@ def _engine(config: "TrainConfig", place: Place, controlnets: "ControlNets", *, 
         if made.get("zero_force_ds_cpu_optimizer")
         else make_optimizer(config, trained, config.peak_learning_rate, on_gpu=on_gpu)
     )
-    return Engine(controlnets, optimizer, made, device=place.device, max_grad_norm=config.max_grad_norm)
+    return Engine(controlnets, optimizer, made, device=place.device)
 
 
 def _offloaded_optimizer(config: "TrainConfig", parameters: "Sequence[torch.nn.Parameter]", place: Place) -> Any:

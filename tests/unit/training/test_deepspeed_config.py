@@ -19,7 +19,7 @@ COMMON = {
 BUCKETS = {"reduce_bucket_size": 50_000_000, "allgather_bucket_size": 50_000_000, "contiguous_gradients": True}
 PREFETCH = {"stage3_prefetch_bucket_size": 50_000_000, "stage3_max_live_parameters": 1_000_000_000}
 GOLDEN: list[tuple[dict[str, Any], bool, dict[str, Any]]] = [
-    ({}, False, {"gradient_clipping": 0.0, "zero_optimization": {"stage": 0}}),
+    ({}, False, {"gradient_clipping": 1.0, "zero_optimization": {"stage": 0}}),
     (
         {"zero_stage": 1},
         False,
@@ -99,10 +99,47 @@ def test_a_file_is_laid_over_it_and_every_change_is_told(tmp_path: Path) -> None
     assert merged == {**made, "gradient_clipping": 2.0, "zero_optimization": zero, "comms_logger": {"enabled": True}}
 
 
+HUGGING_FACE = {
+    "fp16": {"enabled": "auto", "loss_scale": 0, "loss_scale_window": 1000, "initial_scale_power": 16},
+    "bf16": {"enabled": "auto"},
+    "optimizer": {"type": "AdamW", "params": {"lr": "auto", "betas": "auto", "eps": "auto", "weight_decay": "auto"}},
+    "scheduler": {"type": "WarmupLR", "params": {"warmup_min_lr": "auto", "warmup_num_steps": "auto"}},
+    "zero_optimization": {"stage": 2, "overlap_comm": True, "reduce_bucket_size": "auto"},
+    "gradient_accumulation_steps": "auto",
+    "gradient_clipping": "auto",
+    "steps_per_print": 2000,
+    "train_batch_size": "auto",
+    "train_micro_batch_size_per_gpu": "auto",
+    "wall_clock_breakdown": False,
+}
+"""The example of their documentation for ZeRO 2."""
+
+
+def test_a_file_of_transformers_is_taken_and_auto_is_nowhere(tmp_path: Path) -> None:
+    path = tmp_path / "deepspeed.json"
+    path.write_text(json.dumps(HUGGING_FACE))
+    merged, changes = with_overrides(deepspeed_config(config(), use_gpu=False), str(path))
+    assert "auto" not in json.dumps(merged)
+    assert merged == {
+        **COMMON,
+        "gradient_clipping": 1.0,
+        "steps_per_print": 2000,
+        "zero_optimization": {"stage": 2, "overlap_comm": True},
+        "fp16": {"loss_scale": 0, "loss_scale_window": 1000, "initial_scale_power": 16},
+    }
+    assert changes[:2] == [
+        "optimizer: left out, set by learning_rate, adam_beta1 and the like",
+        "scheduler: left out, set by lr_scheduler and lr_warmup_steps",
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ('{"train_batch_size": 7}', "train_batch_size: set by train_batch_size"),
+        ('{"bf16": {"enabled": true}}', "bf16.enabled: set by mixed_precision"),
+        ('{"optimizer": {"type": "AdamW", "params": {"lr": 1}}}', "optimizer: set by learning_rate.*leave out lr or"),
+        ('{"fp16": true}', "fp16: a section in braces is expected"),
         ("[1]", "not a JSON object"),
         ("{", "is not JSON"),
         (None, "cannot read"),
