@@ -4,6 +4,7 @@ Under a path of the local disk (or a disk that all machines share) ranks write i
 writes into a folder of its own machine and uploads it.
 """
 
+import itertools
 import json
 import os
 import shutil
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 COMMIT = "commit.json"
 PREFIX = "checkpoint-"
+ASIDE = "set-aside"
+"""Folders of a run for checkpoints that it does not go on from any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +188,35 @@ class Checkpoints:
         for update in gone:
             self.delete(self._path(update))
         return gone
+
+    def set_aside(self, update: int) -> tuple[list[int], str]:
+        """Move the checkpoints after `update` out of the way of a run that goes on from there, with a copy of its logs.
+
+        They are of another continuation: by their numbers they would pass for the latest of this one, and new ones
+        would be deleted for them. Rank 0 only.
+
+        Returns:
+            Their updates, and the folder where they are; none and "" where there are none.
+        """
+        later = [commit.update for commit in self.committed() if commit.update > update]
+        if not later:
+            return [], ""
+        taken = {entry.name for entry in self._files.entries(self._root)}
+        name = next(name for number in itertools.count(1) if (name := f"{ASIDE}-{number}") not in taken)
+        self._files.make_folder(f"{self._root}/{name}")
+        for log in sorted(one for one in taken if one.endswith(".jsonl")):
+            self._files.write(f"{self._root}/{name}/{log}", self._files.read(f"{self._root}/{log}") or b"")
+        for one in later:
+            self._move(self._path(one), f"{self._root}/{name}/{PREFIX}{one}")
+        return later, f"{self.address}/{name}"
+
+    def _move(self, folder: str, target: str) -> None:
+        if self.is_shared:
+            Path(folder).rename(target)
+            return
+        # its record is moved first (by its name): what a kill leaves behind is no checkpoint any more
+        for path in sorted(self._files.fs.find(folder)):
+            self._files.fs.mv(path, f"{target}/{path.removeprefix(folder).lstrip('/')}")
 
     def delete(self, folder: str) -> None:
         """Delete a checkpoint, its record first: what a kill leaves of it is not complete."""

@@ -13,7 +13,7 @@ from controlmill.errors import ConfigError
 from storage.filesystem import redact
 from training.base_files import find_base
 from training.base_model import BaseModel
-from training.checkpoints import Checkpoints
+from training.checkpoints import Checkpoints, Commit
 from training.controlnet import create
 from training.decoder import DecoderTraining
 from training.deepspeed_config import deepspeed_config, with_overrides
@@ -81,9 +81,9 @@ def load_base(config: "TrainConfig", place: Place, reader: ShardReader) -> BaseM
         config.pretrained_model_name_or_path,
         device=place.device,
         dtype=frozen_dtype(config.mixed_precision),
-        parts=parts,
         # as `encode` computes its layers: the same numbers with and without them
         encoder_dtype=torch.float32,
+        parts=parts,
         revision=config.revision,
         variant=config.variant,
     )
@@ -171,11 +171,7 @@ def assembled(config: "TrainConfig", place: Place, callbacks: "list[Callback]") 
             trained.average = MovingAverage(engine.local_tensors, config.ema_decay)
         objective = Objective(config, alphas_cumprod_T=base.alphas_cumprod, prediction_type=base.prediction_type)
         if start is not None:
-            with fetched(start, checkpoints, place) as folder:
-                restore(trained, start[1], folder)
-                if run.base_is_unlocked:
-                    trained.decoder = DecoderTraining(base, config, device=place.device)
-                    restore_decoder(trained.decoder, folder)
+            _go_on(trained, start, checkpoints)
         run.begin()
         if start is not None:
             run.log("resumed", update=run.update, checkpoint=redact(start[0]))
@@ -184,6 +180,19 @@ def assembled(config: "TrainConfig", place: Place, callbacks: "list[Callback]") 
         run.log("data", rows=reader.num_rows, cached=reader.cached.sentence, updates=run.num_updates, **left_out)
         step = Step(base, objective, seed=config.seed, device=place.device, autocast=run.autocast, rounds=reader.rounds)
         yield Assembled(trained, step, LossByTimestep(objective.num_timesteps), checkpoints)
+
+
+def _go_on(trained: Trained, start: tuple[str, Commit], checkpoints: Checkpoints) -> None:
+    """Take over a checkpoint; later ones, which are of another continuation, are set aside."""
+    run, place = trained.run, trained.run.place
+    with fetched(start, checkpoints, place) as folder:
+        restore(trained, start[1], folder)
+        if run.base_is_unlocked:
+            trained.decoder = DecoderTraining(run.base, run.config, device=place.device)
+            restore_decoder(trained.decoder, folder)
+    updates, aside = checkpoints.set_aside(run.update) if place.is_first else ([], "")
+    if updates:
+        run.log("set_aside", checkpoints=", ".join(map(str, updates)), folder=redact(aside))
 
 
 def _look_first(

@@ -111,6 +111,20 @@ def test_old_checkpoints_go_and_events_are_written(runs: Runs) -> None:
     assert list((folder / "logs").glob("events.out.tfevents.*"))
 
 
+def test_an_earlier_checkpoint_goes_on_without_those_behind_it(runs: Runs) -> None:
+    folder = runs[0]
+    first = config(folder, "earlier", checkpointing_steps=1)
+    again = {**first, "resume_from_checkpoint": "checkpoint-1", "checkpoints_total_limit": 2, "max_train_steps": 3}
+    outcomes = train_on_ranks(1, [first, again], folder / "ranks-earlier")
+    assert [outcome.get("update") for outcome in outcomes] == [4, 3], outcomes
+    run = folder / "earlier"
+    assert sorted(path.name for path in run.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-3"]
+    aside = sorted(path.name for path in (run / "set-aside-1").iterdir())
+    assert aside == ["checkpoint-2", "checkpoint-3", "checkpoint-4", "metrics.jsonl"]
+    assert len(losses(run, "set-aside-1")) == 4
+    assert losses(folder, "earlier") == losses(folder, "plain")[:3]
+
+
 def test_a_folder_with_a_run_is_not_begun_anew(runs: Runs) -> None:
     assert runs[1]["again"]["error"] == "ConfigError"
     assert "resume_from_checkpoint=latest" in runs[1]["again"]["message"]

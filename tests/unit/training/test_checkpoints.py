@@ -57,6 +57,25 @@ def test_only_the_last_ones_are_kept_and_those_of_events(checkpoints: Checkpoint
     assert [commit.update for commit in checkpoints.committed()] == [2, 4]
 
 
+def test_going_on_from_an_earlier_one_sets_the_later_ones_aside(checkpoints: Checkpoints, write: Write) -> None:
+    for update in (500, 1000, 1500, 2000):
+        write(update, "converged-1500" if update == 1500 else "", launch="old")
+    checkpoints._files.write(f"{checkpoints._root}/metrics.jsonl", b"{}\n")
+    updates, folder = checkpoints.set_aside(500)
+    assert updates == [1000, 1500, 2000]
+    assert folder == f"{checkpoints.address}/set-aside-1"
+    assert [commit.update for commit in checkpoints.committed()] == [500]
+    # nothing is lost: each is a checkpoint in its new place
+    assert checkpoints.find(f"{folder}/checkpoint-1500")[1].keep == "converged-1500"
+    assert checkpoints._files.read(f"{checkpoints._root}/set-aside-1/metrics.jsonl") == b"{}\n"
+
+    write(1000, launch="new")
+    assert checkpoints.prune(2) == []
+    assert checkpoints.find("latest")[1].launch == "new"
+    assert checkpoints.set_aside(1000) == ([], "")
+    assert checkpoints.set_aside(500)[1].endswith("set-aside-2")
+
+
 def test_a_file_that_was_cut_off_is_told(tmp_path: Path) -> None:
     checkpoints = Checkpoints(str(tmp_path))
     with checkpoints.writing(2) as folder:
