@@ -1,6 +1,7 @@
 """`controlmill train` on Ray Train: a rank that is killed costs an interval at most, and errors are one line."""
 
 import json
+import re
 from pathlib import Path
 
 import psutil
@@ -35,6 +36,11 @@ def ranks(command: Command) -> list[psutil.Process]:
     return found
 
 
+def committed(output: Path) -> int:
+    """The update of the last complete checkpoint."""
+    return max(int(path.parent.name.removeprefix("checkpoint-")) for path in output.glob("checkpoint-*/commit.json"))
+
+
 def test_a_rank_that_is_killed_costs_an_interval_at_most(words: list[str], tmp_path: Path) -> None:
     output = tmp_path / "run"
     options = ["--num-workers", "2", "--zero-stage", "1", "--checkpointing_steps", "4", "--no-preflight"]
@@ -43,13 +49,16 @@ def test_a_rank_that_is_killed_costs_an_interval_at_most(words: list[str], tmp_p
     assert command.wait_for((output / "checkpoint-4" / "commit.json").exists), command.output
     victims = ranks(command)
     assert len(victims) == 2, command.output
+    safe = committed(output)
     victims[1].kill()
     try:
         assert command.process.wait(300) == 0, command.output
     finally:
         for process in command.family():
             process.kill()
-    assert "resumed" in command.output
+    resumed = re.search(r"resumed\b.*?update=(\d+)", command.output)
+    assert resumed is not None, command.output
+    assert int(resumed[1]) in range(safe, NUM_UPDATES, 4), (safe, resumed[0])
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     assert [line["update"] for line in lines] == list(range(1, NUM_UPDATES + 1))
     assert (output / "controlnet" / "config.json").is_file()
@@ -79,6 +88,22 @@ def test_what_is_wrong_is_told_in_one_line(words: list[str], tmp_path: Path) -> 
     refused = run(*words, "--output_dir", tmp_path / "run", "--max_train_steps", 2, "--max_timestep", 5000, limit_s=200)
     assert refused.exit_code == 2, refused.errors
     assert refused.errors.splitlines()[-1].startswith("error: min_timestep, max_timestep: 0 to 5000 is not within")
+
+
+def test_preflight_says_what_it_found(words: list[str], tmp_path: Path) -> None:
+    looked = run("preflight", *words[1:], "--output_dir", tmp_path / "run", limit_s=200)
+    assert looked.exit_code == 0, looked.errors
+    for part in ("the first output is the base's, bit by bit", "no gradient reaches its weights", "GFLOP per image"):
+        assert part in looked.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_preflight_fails_where_training_would_be_in_vain(words: list[str], tmp_path: Path) -> None:
+    dataset = write_training_set(tmp_path, num_rows=16, size=64, captions=[""] * 16)
+    refused = run("preflight", dataset, *words[2:], limit_s=200)
+    assert refused.exit_code == 8, refused.errors
+    assert "wrong" in refused.output
+    assert refused.errors.splitlines()[-1].startswith("error: preflight: prompts: 8 of 8 are empty")
 
 
 def test_two_do_not_train_in_one_folder(words: list[str], tmp_path: Path) -> None:

@@ -79,7 +79,10 @@ def one_rank(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def two_ranks(folder: Path) -> Path:
-    train(2, [config(folder, f"two-{stage}", zero_stage=stage) for stage in STAGES], folder / "ranks-2")
+    configs = [config(folder, f"two-{stage}", zero_stage=stage) for stage in STAGES]
+    halves = {"train_batch_size": 1, "gradient_accumulation_steps": 2, "checkpointing_steps": NUM_UPDATES}
+    configs += [config(folder, f"two-accumulated-{stage}", zero_stage=stage, **halves) for stage in STAGES]
+    train(2, configs, folder / "ranks-2")
     return folder
 
 
@@ -112,6 +115,14 @@ def test_accumulated_gradients_are_those_of_one_batch(one_rank: Path) -> None:
     folder = one_rank
     assert losses(folder, "accumulated") == pytest.approx(losses(folder, "one-0"), rel=1e-6)
     assert norms(folder, "accumulated") == pytest.approx(norms(folder, "one-0"), rel=1e-5)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_two_ranks_accumulate_what_one_batch_gives(one_rank: Path, two_ranks: Path, stage: int) -> None:
+    folder, name = two_ranks, f"two-accumulated-{stage}"
+    assert one_rank == folder
+    assert losses(folder, name) == pytest.approx(losses(folder, "one-0"), rel=1e-6)
+    assert norms(folder, name) == pytest.approx(norms(folder, "one-0"), rel=1e-5)
 
 
 @pytest.mark.parametrize("stage", STAGES)

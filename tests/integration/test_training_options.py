@@ -19,6 +19,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "bf16": {"mixed_precision": "bf16", "zero_stage": 2},
     "unlocked": {"unlock_at_step": 1, "decoder_learning_rate": 1e-3, "checkpointing_steps": 2},
     "middle": {"mid_until_step": 2},
+    "never connected": {"mid_until_step": 100},
     "lost": {"learning_rate": 1e30, "checkpointing_steps": 1, "max_train_steps": 12},
     "weighted": {"snr_gamma": 5.0, "loss_type": "huber", "noise_offset": 0.1, "log_steps": 2},
     "few": {"checkpointing_steps": 1, "checkpoints_total_limit": 2, "report_to": ["tensorboard"]},
@@ -84,8 +85,12 @@ def test_an_unlocked_run_goes_on_bit_by_bit(runs: Runs) -> None:
 
 
 def test_skip_connections_are_left_alone_until_they_are_connected(runs: Runs) -> None:
-    assert losses(runs[0], "middle")[0] == losses(runs[0], "plain")[0]
-    assert losses(runs[0], "middle")[1:] != losses(runs[0], "plain")[1:]
+    connected, never = losses(runs[0], "middle"), losses(runs[0], "never connected")
+    assert connected[0] == losses(runs[0], "plain")[0]
+    assert connected[1:] != losses(runs[0], "plain")[1:]
+    # from the third update on the connections learn, whose first effect is on the fourth
+    assert connected[:3] == never[:3]
+    assert connected[3] != never[3]
 
 
 def test_a_loss_that_is_lost_stops_the_run_and_names_the_rows(runs: Runs) -> None:
