@@ -116,6 +116,14 @@ def common_options(folder: Path, num_updates: int) -> list[str]:
     ]
 
 
+def command_words(folder: Path, output: Path) -> list[str]:
+    """The same training as a command line of ours, of two updates."""
+    return [
+        *("train", str(folder / "dataset"), "--condition", "canny", "--keep-empty-hints", "--num-probe-rows", "0"),
+        *(*common_options(folder, 2), "--seed", str(SEED), "--output_dir", str(output)),
+    ]
+
+
 def be_ours(folder: Path, dataset: str, num_updates: int) -> None:
     """Run one rank of ours in this process, without Ray, as theirs runs without a launcher."""
     import torch

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from measured_run import heading
-from train_roles import BATCH, LEARNING_RATE, SEED, SIZE, be_ours, be_theirs
+from train_roles import BATCH, LEARNING_RATE, SEED, SIZE, be_ours, be_theirs, command_words
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "controlmill"
 SCRIPT = CACHE / "diffusers-examples-0.40.0" / "train_controlnet.py"
@@ -149,6 +149,27 @@ def run(words: Sequence[str], folder: Path) -> Measured:
     return Measured(wall_s, cpu_s, found["peak_bytes"], first[0])
 
 
+def first_update_of_command(folder: Path) -> float:
+    """Seconds from the start of `controlmill train`, Ray and preflight included, to the end of its first update."""
+    output = folder / f"command-{time.time_ns()}"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    started_s = time.perf_counter()
+    with (folder / "command.log").open("wb") as log_file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "controlmill.cli.main", *command_words(folder, output)],
+            env=environment,
+            stdout=log_file,
+            stderr=log_file,
+        )
+    metrics = output / "metrics.jsonl"
+    while process.poll() is None and not (metrics.is_file() and metrics.stat().st_size):
+        time.sleep(0.05)
+    first_s = time.perf_counter() - started_s
+    if process.wait():
+        raise RuntimeError((folder / "command.log").read_text(errors="replace")[-3000:])
+    return first_s
+
+
 def peer_folder() -> Path:
     """Accelerate alone, for their script; everything it needs is there with controlmill."""
     folder = CACHE / ACCELERATE.replace("==", "-")
@@ -207,7 +228,9 @@ def same_losses(folder: Path) -> list[tuple[float, float]]:
     return pairs
 
 
-def report(folder: Path, runs: dict[str, list[Measured]], pairs: list[tuple[float, float]]) -> list[str]:
+def report(
+    folder: Path, runs: dict[str, list[Measured]], commands: list[float], pairs: list[tuple[float, float]]
+) -> list[str]:
     """Markdown lines."""
     lines = ["| | s/update | CPU-s/update | peak memory | first update after |", "|---|---|---|---|---|"]
     medians: dict[str, tuple[float, float, float]] = {}
@@ -218,6 +241,7 @@ def report(folder: Path, runs: dict[str, list[Measured]], pairs: list[tuple[floa
         first_s = statistics.median(one.first_s for one in found)
         medians[name] = wall_s, cpu_s, peak
         lines.append(f"| {name} | {wall_s:.3f} | {cpu_s:.3f} | {peak / 2**20:.0f} MiB | {first_s:.1f} s |")
+    lines.append(f"| `controlmill train`, uncached | | | | {statistics.median(commands):.1f} s |")
     lines.append("")
     for name, target in TARGETS.items():
         ratios = [ours / theirs for ours, theirs in zip(medians[name], medians["diffusers"], strict=True)]
@@ -241,7 +265,9 @@ def measure(arguments: argparse.Namespace, folder: Path) -> list[str]:
     run(["theirs", *script, "--updates", str(NUM_COMPARED), "--recorded"], folder)
     pairs = same_losses(folder)
     runs: dict[str, list[Measured]] = {"diffusers": [], "uncached": [], "cached": []}
+    commands = []
     for _ in range(arguments.rounds):
+        commands.append(first_update_of_command(folder))
         runs["diffusers"].append(run(["theirs", *script, *updates], folder))
         runs["uncached"].append(run(["ours", "--dataset", "dataset", *updates], folder))
         runs["cached"].append(run(["ours", "--dataset", "cached", *updates], folder))
@@ -249,8 +275,10 @@ def measure(arguments: argparse.Namespace, folder: Path) -> list[str]:
         *heading("Training beside diffusers' train_controlnet.py"),
         f"Median of {arguments.rounds} interleaved rounds of {arguments.updates} updates, {WARM_UP} of them warm-up.",
         f"One process, one thread, float32, {SIZE}x{SIZE}, batch {BATCH}.",
+        "uncached and cached call the training loop of a rank in their process, without Ray and without preflight.",
+        "The last row is the command as it is typed: it starts Ray and a worker, and preflight looks first.",
         "",
-        *report(folder, runs, pairs),
+        *report(folder, runs, commands, pairs),
     ]
 
 
