@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from storage.filesystem import redact
 from training.base_model import Residuals
+from training.engine_files import only_tensors
 from training.loss_scale import LossScale
 
 if TYPE_CHECKING:
@@ -204,8 +206,13 @@ class Engine:
         self._engine.save_checkpoint(folder, tag=STATE_FOLDER, client_state=state, save_latest=False)
 
     def load(self, folder: str) -> None:
-        """Take over the state that as many ranks saved (or its universal form); every rank must call it."""
-        path, state = self._engine.load_checkpoint(folder, tag=STATE_FOLDER, load_lr_scheduler_states=False)
+        """Take over the state that as many ranks saved (or its universal form); every rank must call it.
+
+        Raises:
+            RunUnusableError: there is more in it than tensors.
+        """
+        with only_tensors(redact(folder)):
+            path, state = self._engine.load_checkpoint(folder, tag=STATE_FOLDER, load_lr_scheduler_states=False)
         if path is None:
             raise FileNotFoundError(f"{folder}/{STATE_FOLDER}")
         if self.loss_scale is not None and _LOSS_SCALE in state:

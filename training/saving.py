@@ -1,5 +1,6 @@
 """A run into a checkpoint and back, and out of it at its end: every rank takes part."""
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -149,15 +150,11 @@ def _universal(local: str, place: "Place", *, everyone: bool) -> Iterator[str]:
         place: of this worker.
         everyone: whether each rank has a copy of its own, which it converts by itself.
     """
-    import shutil
-
     target = f"{local}/.universal"
-    if everyone or place.is_first:
-        shutil.rmtree(target, ignore_errors=True)
-        _convert(f"{local}/{STATE_FOLDER}", f"{target}/{STATE_FOLDER}")
-        for name in (_EMA, DECODER_FILE):
-            if Path(f"{local}/{name}").is_file():
-                shutil.copyfile(f"{local}/{name}", f"{target}/{name}")
+    if everyone:
+        _make_universal(local, target)
+    else:
+        place.of_first(lambda: _make_universal(local, target))
     place.barrier()
     try:
         yield target
@@ -167,12 +164,20 @@ def _universal(local: str, place: "Place", *, everyone: bool) -> Iterator[str]:
             shutil.rmtree(target, ignore_errors=True)
 
 
+def _make_universal(local: str, target: str) -> None:
+    shutil.rmtree(target, ignore_errors=True)
+    _convert(f"{local}/{STATE_FOLDER}", f"{target}/{STATE_FOLDER}")
+    for name in (_EMA, DECODER_FILE):
+        if Path(f"{local}/{name}").is_file():
+            shutil.copyfile(f"{local}/{name}", f"{target}/{name}")
+
+
 def _convert(source: str, target: str) -> None:
     Path(target).mkdir(parents=True)
     words = ["--input_folder", source, "--output_folder", target, "--inject_missing_state"]
     workers = ["--num_extract_workers", "1", "--num_merge_workers", "1"]
-    done = subprocess.run(  # noqa: S603 DeepSpeed's own program, our paths
-        [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", *words, *workers],
+    done = subprocess.run(  # noqa: S603 our own module, our paths
+        [sys.executable, "-m", "training.engine_files", *words, *workers],
         capture_output=True,
         text=True,
         check=False,
