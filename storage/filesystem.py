@@ -63,8 +63,11 @@ class Files(Protocol):
     def discard_temporary(self, temporary: str) -> None:
         """Delete a file of `new_temporary`, whether or not it came to be."""
 
-    def publish(self, temporary: str, path: str) -> None:
-        """Make a complete, synced temporary file visible as `path`, in one step."""
+    def publish(self, temporary: str, path: str, *, durably: bool = True) -> None:
+        """Make a complete, synced temporary file visible as `path`, in one step.
+
+        Not `durably` where something else in the folder is made visible durably right after it.
+        """
 
     def write(self, path: str, data: bytes) -> None:
         """Write a small file in one step."""

@@ -87,11 +87,12 @@ class LocalFiles:
         """Delete a file of `new_temporary`, whether or not it came to be."""
         self.delete(temporary)
 
-    def publish(self, temporary: str, path: str) -> None:
-        """Rename a complete, synced temporary file to `path`."""
+    def publish(self, temporary: str, path: str, *, durably: bool = True) -> None:
+        """Rename a complete, synced temporary file to `path`; not `durably` where another in the folder follows."""
         with writing(path):
             os.replace(temporary, path)
-            _sync_folder(os.path.dirname(path))
+            if durably:
+                _sync_folder(os.path.dirname(path))
 
     def write(self, path: str, data: bytes) -> None:
         """Write a small file in one step."""

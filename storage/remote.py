@@ -107,7 +107,7 @@ class RemoteFiles:
         """Delete a file of `new_temporary` and its folder."""
         self._staging.discard(Path(temporary).parent)
 
-    def publish(self, temporary: str, path: str) -> None:
+    def publish(self, temporary: str, path: str, *, durably: bool = True) -> None:  # noqa: ARG002 it always is
         """Upload a complete temporary file."""
         self.make_folder(self.fs._parent(path))  # noqa: SLF001 - fsspec's name for the parent folder
         with remote_call("write", path):

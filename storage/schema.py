@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -34,6 +35,7 @@ class ImageColumns(Protocol):
         """Name of the hash column, None for none."""
 
 
+@cache
 def image_struct() -> pa.DataType:
     """The type that Hugging Face `datasets` stores images as: encoded bytes and a file name."""
     return pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])

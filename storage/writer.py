@@ -27,6 +27,7 @@ ROWS_PER_GROUP = 64
 BLOB_BYTES_PER_GROUP = 16 * 1024 * 1024
 """Encoded bytes per row group at most; a single larger row has a group of its own."""
 ROWS_PER_GROUP_WITHOUT_BLOBS = 16_384
+_BUFFER_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,9 @@ class ShardWriter:
         try:
             with writing(self._path):
                 self._sink = _Sink(self._temporary)
-                self._parquet = pq.ParquetWriter(self._sink, schema, **_options(schema))
+                # a Parquet file is dozens of small pieces: for each one by itself Arrow would wait for Python's lock
+                self._stream = pa.BufferedOutputStream(pa.PythonFile(self._sink, mode="w"), _BUFFER_BYTES)
+                self._parquet = pq.ParquetWriter(self._stream, schema, **_options(schema))
         except BaseException:
             self.abort()
             raise
@@ -81,8 +84,9 @@ class ShardWriter:
                 self._write_group(group)
             with writing(self._path):
                 self._parquet.close()
+                self._stream.flush()
                 self._sink.sync()
-                self._sink.close()
+                self._stream.close()
             self._written = WrittenFile(
                 self._temporary, self._sink.sha256, self._sink.num_bytes, self._groups.num_rows_added
             )
@@ -96,8 +100,11 @@ class ShardWriter:
         written = self.close()
         if record is not None and record.sha256 != written.sha256:
             raise ValueError(f"the record of {self._path} is that of another file")
-        self._layer.delete_record(self._shard)
-        self._files.publish(written.path_tmp, self._path)
+        replaces = self._files.stat(self._layer.record_path(self._shard)) is not None
+        if replaces:
+            self._layer.delete_record(self._shard)
+        # a first record is synced with it: where only the record's name survives a power cut, nothing is committed
+        self._files.publish(written.path_tmp, self._path, durably=replaces or record is None)
         self._sink = None
         if record is not None:
             self._layer.write_record(record)
@@ -110,6 +117,7 @@ class ShardWriter:
             if parquet is not None:
                 with contextlib.suppress(OSError):
                     parquet.close()
+                    self._stream.close()
         self._sink = None
         self._files.discard_temporary(self._temporary)
 

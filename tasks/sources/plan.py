@@ -24,8 +24,8 @@ from tasks.sources.url_list import UrlList
 
 __all__ = ["check_source", "open_source", "plan", "plan_retry", "start_again"]
 
-_WRITERS = 8
-"""Source shards that are written at once: a disk syncs several as fast as one, an object store answers many."""
+_WRITERS_LOCAL, _WRITERS_REMOTE = 2, 8
+"""Source shards that are written at once: an object store answers many; on a disk more only wait for each other."""
 
 
 def plan(dataset: Dataset, config: SourceOptions) -> Iterator[int]:
@@ -193,7 +193,8 @@ class _Plan:
 
         num_rows = num_shards = 0
         # closed at the latest when this generator is: nothing is written after it
-        with closing(in_threads(enumerate(cut(self.news.iter_rows(self.schema), size)), commit, _WRITERS)) as written:
+        writers = _WRITERS_LOCAL if self.dataset.files.is_local else _WRITERS_REMOTE
+        with closing(in_threads(enumerate(cut(self.news.iter_rows(self.schema), size)), commit, writers)) as written:
             for num_written in written:
                 num_rows += num_written
                 num_shards += 1
