@@ -14,6 +14,7 @@ from typing import Self
 from urllib.parse import parse_qs, urlsplit
 
 _MAX_HEAD_BYTES = 64 * 1024
+_TURNS_TO_ACCEPT = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +101,9 @@ class HttpServer:
         started.set()
         await self._stop.wait()
         server.close()
-        # connections that the kernel had accepted in this moment become conversations first
-        await asyncio.sleep(0.01)
+        # connections that the kernel had accepted in this moment become conversations first, in a few turns of the loop
+        for _ in range(_TURNS_TO_ACCEPT):
+            await asyncio.sleep(0)
         for conversation in self._conversations:
             conversation.cancel()
         await asyncio.gather(*self._conversations, return_exceptions=True)
@@ -120,6 +122,8 @@ class HttpServer:
                     pass
         finally:
             writer.close()
+            if self._stop.is_set():  # not even for a client that does not read
+                writer.transport.abort()
 
     async def _answer(self, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         first, *lines = head.decode("latin-1").split("\r\n")
