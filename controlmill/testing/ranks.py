@@ -7,9 +7,17 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 _LIMIT_S = 900.0
+FOLLOWED_AT_ONCE: Final = {
+    "following_gain": 1e-12,
+    "following_high_gain": 1e-12,
+    "following_p": 0.999,
+    "following_evaluations": 1,
+    "probe_steps": 1,
+}
+"""Options of a run whose probe finds in the noise of its first updates that the condition is followed."""
 
 
 def run_options(folder: Path, name: str, **options: Any) -> dict[str, Any]:

@@ -8,19 +8,11 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from controlmill.testing.ranks import run_options, train_on_ranks
+from controlmill.testing.ranks import FOLLOWED_AT_ONCE, run_options, train_on_ranks
 from controlmill.testing.tiny_sd import write_tiny_sd
 from controlmill.testing.training_set import write_training_set
 
 NUM_UPDATES = 4
-FOLLOWED_AT_ONCE = {
-    "following_gain": 1e-12,
-    "following_high_gain": 1e-12,
-    "following_p": 0.999,
-    "following_evaluations": 1,
-    "probe_steps": 1,
-}
-"""Thresholds that the noise of the first updates reaches."""
 RUNS: dict[str, dict[str, Any]] = {
     "accumulate": {"on_following": "accumulate: 2"},
     "lower-lr": {"on_following": "lower_lr: 0.5"},

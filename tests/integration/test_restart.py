@@ -7,19 +7,11 @@ from typing import Any
 
 import pytest
 
-from controlmill.testing.ranks import run_options, train_on_ranks
+from controlmill.testing.ranks import FOLLOWED_AT_ONCE, run_options, train_on_ranks
 from controlmill.testing.tiny_sd import write_tiny_sd
 from controlmill.testing.training_set import write_training_set
 
 NUM_UPDATES = 3
-FOLLOWED_AT_ONCE = {
-    "following_gain": 1e-12,
-    "following_high_gain": 1e-12,
-    "following_p": 0.999,
-    "following_evaluations": 1,
-    "probe_steps": 1,
-}
-"""Thresholds that the noise of the first updates reaches, with this seed at the second."""
 
 
 @pytest.fixture(scope="module")
