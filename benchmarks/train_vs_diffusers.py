@@ -276,7 +276,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> list[str]:
         f"Median of {arguments.rounds} interleaved rounds of {arguments.updates} updates, {WARM_UP} of them warm-up.",
         f"One process, one thread, float32, {SIZE}x{SIZE}, batch {BATCH}.",
         "uncached and cached call the training loop of a rank in their process, without Ray and without preflight.",
-        "The last row is the command as typed: it starts Ray, a Prefect server and a worker, and preflight first.",
+        "The last row is the command as typed: it starts Ray, Prefect's server and a worker, and runs preflight.",
         "",
         *report(folder, runs, commands, pairs),
     ]

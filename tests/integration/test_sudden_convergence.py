@@ -42,6 +42,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
                 "hint_init": "kaiming",
                 "hint_channels": [8, 8, 16, 32],
                 "report_to": ["none"],
+                # it would refuse hints of other images
+                "preflight": name == "related",
                 "num_probe_rows": 32,
                 "num_controllability_rows": 32,
                 "controllability_guidance_scale": 1.0,
