@@ -70,8 +70,7 @@ class ShardReader:
         self._world_size = world_size
         self._rows_per_run = batch_size * world_size * gradient_accumulation_steps
         dataset = Dataset.open(options.train_data_dir)
-        kinds = self._hint_kinds(dataset)
-        self.hint_kinds = tuple(kinds)
+        kinds = self.hint_kinds = tuple(self._hint_kinds(dataset))
         """What the maps of each condition are."""
         captions = caption_source(dataset, options.caption_column, options.image_column)
         names = tuple(dict.fromkeys((options.image_column, *options.condition, captions[0])))
