@@ -153,9 +153,13 @@ def _machine() -> str:
 
 
 def _commit() -> str:
-    return subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    """Of this working tree; a copy without its history is told in the environment."""
+    return (
+        os.environ.get("COMMIT")
+        or subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+    )
 
 
 def _pss_bytes(pid: int) -> int:

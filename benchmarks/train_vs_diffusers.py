@@ -61,7 +61,7 @@ def prepare(folder: Path) -> None:
     encode(folder / "cached", folder / "base")
 
 
-def encode(dataset_folder: Path, base_folder: Path) -> None:
+def encode(dataset_folder: Path, base_folder: Path, *, size: int = SIZE, device: str = "cpu") -> None:
     """Make the cached layers as `controlmill encode` does on Ray, in this process."""
     from controlmill.config import EncodeConfig
     from flows.encoding import base_of, encoding_of, shards_to_encode
@@ -71,10 +71,10 @@ def encode(dataset_folder: Path, base_folder: Path) -> None:
 
     dataset = Dataset.open(str(dataset_folder))
     config = EncodeConfig(
-        output_folder=str(dataset_folder), pretrained_model_name_or_path=str(base_folder), resolution=SIZE
+        output_folder=str(dataset_folder), pretrained_model_name_or_path=str(base_folder), resolution=size
     )
     encoding = encoding_of(dataset, config)
-    base = base_of(encoding, str(base_folder), "cpu")
+    base = base_of(encoding, str(base_folder), device)
     for shard in list(shards_to_encode(dataset, encoding)):
         encode_shard(dataset, shard, base, encoding, (LATENT, TEXT), lambda _: None)
 
