@@ -47,6 +47,7 @@ from tasks.pull_shard import pull_shard
 from tasks.stages import planned_shards
 
 _SIZE = 512
+_SETTLE_S, _REST_S = 20, 30
 _ONE_ACTOR = EngineOptions(device="cpu", num_actors=1, processes_count=1)
 
 Spent = tuple[float, float]
@@ -72,11 +73,12 @@ def main() -> None:
             group.join()
             try:
                 with engines(_ONE_ACTOR):
+                    rest = at_rest(group)
                     of_shard = on_an_actor(few, arguments, bare, group)
                     of_flow = in_the_flow(few, many, arguments, bare, group)
             finally:
                 group.leave()
-    lines = report({"shard on an actor": (of_shard, 1), "annotate": (of_flow, 2)}, arguments)
+    lines = report({"shard on an actor": (of_shard, 1), "annotate": (of_flow, 2)}, rest, arguments)
     print("\n".join(lines))
     if arguments.out:
         arguments.out.write_text("\n".join([*heading("Annotators on Ray"), *lines]) + "\n")
@@ -160,6 +162,12 @@ def in_the_flow(
     return rounds[1:]
 
 
+def at_rest(group: CpuGroup) -> float:
+    """CPU seconds per second of Ray and the Prefect server when nothing is asked of them."""
+    time.sleep(_SETTLE_S)
+    return spent_s(group, lambda: time.sleep(_REST_S)) / _REST_S
+
+
 def spent_s(group: CpuGroup, work: Callable[[], None]) -> float:
     """CPU seconds, user and system, of all processes of the group while `work` is done."""
     before_s = group.cpu_s()
@@ -167,12 +175,13 @@ def spent_s(group: CpuGroup, work: Callable[[], None]) -> float:
     return group.cpu_s() - before_s
 
 
-def report(rounds: dict[str, tuple[list[Spent], int]], arguments: argparse.Namespace) -> list[str]:
+def report(rounds: dict[str, tuple[list[Spent], int]], rest: float, arguments: argparse.Namespace) -> list[str]:
     """The lines of the result; beside the rounds, for how many times `--num-rows` images each is."""
     lines = [
         f"ms of CPU per {_SIZE}x{_SIZE} image, HED in batches of {arguments.batch_size}, one thread, one actor;",
         f"{arguments.num_rounds} rounds of {arguments.num_rows} rows. `annotate` is the flow with three times as many",
-        "less the flow with as many.",
+        f"less the flow with as many. Ray and the Prefect server, asked for nothing, take {rest:.1%} of a core;",
+        "that is in what is more, and is the same however many actors work.",
         "",
         "| way | bare | controlmill | more |",
         "| --- | --- | --- | --- |",

@@ -13,6 +13,7 @@ counts once) per second, over the rate of a large bf16 matrix product of random 
 
 import argparse
 import contextlib
+import gc
 import json
 import os
 import statistics
@@ -120,6 +121,8 @@ def config_of(folder: Path, variant: str) -> TrainConfig:
 def measure(folder: Path, variant: str, num_updates: int, profile: Path | None = None) -> Measured:
     """Run the loop until `num_updates` are measured."""
     torch.compiler.reset()  # type: ignore[no-untyped-call]
+    # an engine is full of cycles, and its memory is not this variant's
+    gc.collect()
     torch.cuda.empty_cache()
     config = config_of(folder, variant)
     clock = Clock(WARM_UP + num_updates)

@@ -13,6 +13,7 @@ from typing import Any
 import ray
 
 from controlmill.errors import DeviceLostError, EngineStartError
+from controlmill.heap import keep_freed_memory
 from flows.actor_pool import ActorRecipe, Actors, Calls, end_process
 from flows.sharing import Demand, Device
 from tasks.annotate_shard import Group
@@ -27,6 +28,8 @@ class AnnotatorActor:
     """Annotators with their networks loaded."""
 
     def __init__(self, units: Sequence[Annotator], device: str) -> None:
+        if device == "cpu":
+            keep_freed_memory()
         for unit in units:
             unit.setup(device)
         self._units = {unit.name: unit for unit in units}

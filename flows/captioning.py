@@ -10,6 +10,7 @@ from typing import Any
 from ray import cloudpickle
 
 from controlmill.errors import DeviceLostError
+from controlmill.heap import keep_freed_memory
 from flows.actor_pool import ActorRecipe, end_process
 from flows.sharing import Demand, Device
 from tasks.caption_shard import Caption
@@ -23,6 +24,8 @@ class CaptionActor:
     """A captioner of the main environment, behind the same methods that `LavisWorker` has."""
 
     def __init__(self, captioner: LocalCaptioner, device: str) -> None:
+        if device == "cpu":
+            keep_freed_memory()
         captioner.setup(device)
         self._captioner = captioner
 

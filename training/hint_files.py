@@ -106,10 +106,8 @@ def _from_dataset(config: SampleConfig) -> list[Hint]:
     )
     with ShardReader(options, batch_size=1, num_probe_rows=config.num_rows) as reader:
         batch = reader.held_out(config.num_rows)
-    return [
-        Hint(key, tuple(hint[number] for hint in batch.hints), batch.prompts[number])
-        for number, key in enumerate(batch.keys)
-    ]
+    each = zip(*batch.hints, strict=True)
+    return [Hint(*row) for row in zip(batch.keys, each, batch.prompts, strict=True)]
 
 
 def prompts_of(config: SampleConfig, hints: Sequence[Hint]) -> list[list[str]]:

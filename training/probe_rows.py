@@ -117,7 +117,7 @@ def _taken(batch: Batch, rows: Tensor) -> Batch:
         keys=tuple(batch.keys[row] for row in chosen),
         epochs=tuple(batch.epochs[row] for row in chosen),
         prompts=tuple(batch.prompts[row] for row in chosen),
-        hints=(),
+        maps=(),
         pixels_BCHW=take(batch.pixels_BCHW),
         latent_mean_BCHW=take(batch.latent_mean_BCHW),
         latent_std_BCHW=take(batch.latent_std_BCHW),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from controlmill.errors import ConfigError
+from controlmill.heap import keep_freed_memory
 from storage.filesystem import redact
 from training.base_files import find_base
 from training.base_model import BaseModel
@@ -144,6 +145,8 @@ def assembled(config: "TrainConfig", place: Place, callbacks: "list[Callback]") 
     Raises:
         ControlmillError: options, data, weights or checkpoint are not usable.
     """
+    if place.device.type == "cpu":
+        keep_freed_memory()
     if config.allow_tf32:
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True

@@ -93,11 +93,10 @@ class Assembler:
     def _batch(
         self, rows: Sequence[StoredRow], epochs: Sequence[int], views: Sequence[View], prompts: Sequence[str]
     ) -> Batch:
-        hints = tuple(self._hint(number, rows, views) for number in range(len(self._kinds)))
         batch = Batch(
             keys=tuple(row.key for row in rows),
             epochs=tuple(epochs),
-            hints=hints,
+            maps=tuple(self._map(number, rows, views) for number in range(len(self._kinds))),
             prompts=tuple(prompts),
             time_ids_BT=torch.tensor([_time_ids(row, view) for row, view in zip(rows, views, strict=True)]),
             embeddings=self._prompts.embeddings(rows, prompts) if self._prompts is not None else None,
@@ -105,14 +104,15 @@ class Assembler:
         )
         return batch.pin_memory() if self._pin_memory else batch
 
-    def _hint(self, number: int, rows: Sequence[StoredRow], views: Sequence[View]) -> Tensor:
-        """Hints of one condition, (B, 3, 8H, 8W) in [0, 1]."""
+    def _map(self, number: int, rows: Sequence[StoredRow], views: Sequence[View]) -> Tensor:
+        """Maps of one condition, uint8 (B, 1 or 3, 8H, 8W)."""
         kind = self._kinds[number]
 
         def read(row: StoredRow, view: View) -> Pixels:
             return kind.cut(row.hints[number], view)
 
-        return _hint_tensor([self._read(row, read, view) for row, view in zip(rows, views, strict=True)])
+        maps = torch.from_numpy(np.stack([self._read(row, read, view) for row, view in zip(rows, views, strict=True)]))
+        return maps[:, None] if maps.ndim == 3 else maps.permute(0, 3, 1, 2).contiguous()
 
     def _pictures(self, rows: Sequence[StoredRow], views: Sequence[View]) -> dict[str, Tensor]:
         """Pixels, or the cached latents that stand for them."""
@@ -163,14 +163,6 @@ def _pixels(row: StoredRow, view: View) -> Pixels:
     if (pixels.shape[1], pixels.shape[0]) != row.size:
         raise ValueError(f"the image is {pixels.shape[1]}x{pixels.shape[0]}, its row says {row.size[0]}x{row.size[1]}")
     return cut(pixels, view)
-
-
-def _hint_tensor(maps: Sequence[Pixels]) -> Tensor:
-    """Maps (H, W) or (H, W, 3) as (B, 3, H, W) float32 in [0, 1]."""
-    stacked = torch.from_numpy(np.stack(maps))
-    if stacked.ndim == 3:
-        return stacked[:, None].to(torch.float32).div_(255).expand(-1, 3, -1, -1).contiguous()
-    return stacked.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
 
 
 def _time_ids(row: StoredRow, view: View) -> list[float]:

@@ -73,7 +73,7 @@ def rows() -> Rows:
     batch = Batch(
         keys=tuple(f"row{number}" for number in range(NUM_ROWS)),
         epochs=(0,) * NUM_ROWS,
-        hints=((torch.rand(NUM_ROWS, 3, SIZE, SIZE, generator=draw) > 0.9).float(),),
+        maps=((torch.rand(NUM_ROWS, 3, SIZE, SIZE, generator=draw) > 0.9).float(),),
         prompts=("red disc",) * NUM_ROWS,
     )
     images = torch.randint(0, 256, (NUM_ROWS, SIZE, SIZE, 3), generator=draw).byte().numpy()

@@ -57,13 +57,13 @@ def test_good_rows_pass(rows: Batch) -> None:
 
 
 def test_hints_in_another_range_are_told(rows: Batch) -> None:
-    (finding,) = check_hints(replace(rows, hints=(rows.hints[0] * 2 - 1,)))
+    (finding,) = check_hints(replace(rows, maps=(rows.hints[0] * 2 - 1,)))
     assert finding.is_wrong
     assert finding.said == "-1 to 1 instead of 0 to 1"
 
 
 def test_hints_that_show_nothing_are_told(rows: Batch) -> None:
-    (finding,) = check_hints(replace(rows, hints=(torch.ones_like(rows.hints[0]),)))
+    (finding,) = check_hints(replace(rows, maps=(torch.ones_like(rows.hints[0]),)))
     assert finding.is_wrong
     assert "none of 4 shows anything" in finding.said
 
@@ -81,7 +81,7 @@ def test_prompts_that_are_all_empty_are_told(rows: Batch) -> None:
 
 def test_lines_of_other_rows_are_refused_and_other_maps_only_told(rows: Batch) -> None:
     assert "no better" not in check_alignment(rows, LINES).said
-    others = replace(rows, hints=(rows.hints[0].roll(1, 0),))
+    others = replace(rows, maps=(rows.hints[0].roll(1, 0),))
     finding = check_alignment(others, LINES)
     assert "no better than those of other rows" in finding.said
     assert finding.is_wrong
@@ -90,7 +90,7 @@ def test_lines_of_other_rows_are_refused_and_other_maps_only_told(rows: Batch) -
 
 
 def test_maps_that_are_not_what_their_layer_says_are_told(rows: Batch) -> None:
-    dark_on_bright = replace(rows, hints=(1 - rows.hints[0],))
+    dark_on_bright = replace(rows, maps=(1 - rows.hints[0],))
     (finding,) = check_layers(dark_on_bright, [LINES])
     assert (finding.name, finding.is_wrong) == ("polarity", True)
     assert "canny says white on black, and 9" in finding.said

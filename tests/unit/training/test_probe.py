@@ -41,7 +41,7 @@ def batch() -> Batch:
     return Batch(
         keys=tuple(f"row{number}" for number in range(NUM_ROWS)),
         epochs=(0,) * NUM_ROWS,
-        hints=((torch.rand(NUM_ROWS, 3, SIZE, SIZE, generator=draw) > 0.9).float(),),
+        maps=((torch.rand(NUM_ROWS, 3, SIZE, SIZE, generator=draw) > 0.9).float(),),
         prompts=("red disc",) * NUM_ROWS,
         pixels_BCHW=torch.rand(NUM_ROWS, 3, SIZE, SIZE, generator=draw) * 2 - 1,
     )

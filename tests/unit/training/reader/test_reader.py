@@ -46,6 +46,8 @@ def test_rows_are_the_stored_ones(squares: str, open_reader: Any) -> None:
     images, maps = stored_rows(squares, "image"), stored_rows(squares, "canny")
     batches = take(open_reader(squares, proportion_empty_prompts=0), 38)
     for batch in batches:
+        # as they are stored: a twelfth of what goes to a GPU as hints
+        assert (batch.maps[0].dtype, batch.maps[0].shape[1]) == (torch.uint8, 1)
         for place, key in enumerate(batch.keys):
             pixels = decode_stored(images[key]["image"]["bytes"])
             assert torch.equal(batch.pixels_BCHW[place], to_unit_range(torch.from_numpy(pixels[None]))[0])
