@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from controlmill.config import EncodeConfig
 from controlmill.errors import DatasetMismatchError, WeightsUnusableError
+from controlmill.heap import keep_freed_memory
 from storage.dataset import Dataset
 from storage.filesystem import redact
 from training.base_files import find_base
@@ -62,6 +63,8 @@ def base_of(encoding: Encoding, reference: str, device: str) -> "BaseModel":
                 f"pretrained_model_name_or_path: {files.folder} has other VAE or text encoder files than the machine "
                 f"that this run was started on (fingerprint {found[:12]}, not {encoding.base_fingerprint[:12]})"
             )
+        if device == "cpu":
+            keep_freed_memory()
         _loaded[wanted] = BaseModel.load(
             reference, device=device, parts=("vae", "text"), revision=options.revision, variant=options.variant
         )
