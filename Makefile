@@ -27,7 +27,7 @@ deploy: $(VENV)/.installed  ## scheduled runs on this machine: Prefect server, d
 # a file in one process; as many processes as CPUs, but for tests that start engines, which need the CPUs themselves
 test: $(VENV)/.installed  ## run every test
 	$(BIN)/python -m pytest tests/unit --numprocesses=auto --maxprocesses=4 --dist=loadfile --quiet
-	$(BIN)/python -m pytest tests/integration tests/e2e --numprocesses=2 --dist=loadfile --quiet
+	$(BIN)/python -m pytest tests/integration tests/e2e --numprocesses=2 --dist=loadfile --durations=20 --quiet
 
 check: $(VENV)/.installed  ## what must pass first: style, types, walls, generated docs, links of the site
 	$(BIN)/ruff check .
