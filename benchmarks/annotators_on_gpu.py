@@ -65,6 +65,7 @@ def write_blip(folder: Path) -> None:
     transformers.BlipForConditionalGeneration(config).save_pretrained(folder)
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "picture", "of"]
     words += [f"word{number}" for number in range(30_522 - len(words))]
+    # where the configuration has the end of a caption
     words[102] = "[SEP]"
     words[3] = "word102"
     (folder / "vocab.txt").write_text("\n".join(words) + "\n")

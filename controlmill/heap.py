@@ -10,7 +10,7 @@ def keep_freed_memory() -> bool:
     """Let malloc keep what is freed for what comes next, in this process from now on; whether it does.
 
     A network on a CPU takes and frees the same large blocks at every layer. glibc maps each block above 32 MiB anew
-    and gives it back at once, and the kernel fills its pages with zeros: a quarter of HED's CPU time at 512x512. The
+    and gives it back at once, and the kernel fills its pages with zeros: a fifth of HED's CPU time at 512x512. The
     process stays as large as it once was. Another libc than glibc is left as it is.
 
     Source: mallopt(3).
