@@ -175,12 +175,12 @@ def test_it_says_at_the_start_what_it_will_do() -> None:
     run = Run()
     run.go(Callback(config(probe_steps=None, train_batch_size=16)), until=1)
     (said,) = run.said("probe")
-    # 96 losses of each kind at 0.84 of a row's training: 5 updates of 16 rows; 2.4 % of the time are every 210
+    # 96 losses of each kind at 0.84 of a row's training: 5 updates of 16 rows; 2.1 % of the time are every 241
     assert said == {
         "rows": 32,
         "timesteps": [300, 450, 650],
-        "every": 210,
-        "estimated_share_of_training": "2.4%",
+        "every": 241,
+        "estimated_share_of_training": "2.1%",
         "usual_convergence": 1197,
     }
 
