@@ -40,9 +40,7 @@ def session(dataset: Dataset, plan: Callable[[], Iterable[int]]) -> Iterator[Ses
         token = _current.set(opened)
         try:
             yield opened
-        except BaseException:
-            # whatever was under way has ended with Ray, and the lock is still held
-            dataset.remove_leftovers()
-            raise
         finally:
             _current.reset(token)
+            # whatever was under way has ended, also what a worker wrote that was killed and whose task ran again
+            dataset.remove_leftovers()
