@@ -1,8 +1,13 @@
 """The columns that every source is brought to, and errors that name the file."""
 
+import csv
+import io
+import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import BinaryIO
 
 import pyarrow as pa
 
@@ -101,5 +106,18 @@ def naming(where: str) -> Iterator[None]:
         raise SourceMissingError(f"{where}: there is no such file or folder") from error
     except StorageError as error:
         raise SourceMissingError(str(error)) from error
-    except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
         raise SourceMissingError(f"{where}: cannot be read: {one_line(error)}") from error
+
+
+@contextmanager
+def on_disk(file: BinaryIO) -> Iterator[str]:
+    """The path of a file: its own where it is local, else that of a copy which goes with the `with` block."""
+    if isinstance(file, io.BufferedReader) and isinstance(file.raw, io.FileIO):
+        yield str(file.name)
+        return
+    with tempfile.NamedTemporaryFile(prefix="controlmill-") as copy:
+        file.seek(0)
+        shutil.copyfileobj(file, copy, 1024 * 1024)
+        copy.flush()
+        yield copy.name

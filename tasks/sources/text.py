@@ -1,5 +1,7 @@
 """Rows of text files: one URL per line, and comma or tab separated tables. Columnar from the first byte."""
 
+import csv
+import io
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -8,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as arrow_csv
 
-from tasks.sources.rows import Columns, naming, projected, row_batch, schema_of
+from tasks.sources.rows import Columns, naming, on_disk, projected, row_batch, schema_of
 
 _BLOCK_BYTES = 4 * 1024 * 1024
 _BOM = b"\xef\xbb\xbf"
@@ -71,26 +73,22 @@ class Table:
             strings_can_be_null=True,
             quoted_strings_can_be_null=False,
         )
-        with naming(where):
-            reader = self._open(file, convert)
-        while True:
-            try:
-                with naming(where):
-                    batch = reader.read_next_batch()
-            except StopIteration:
-                return
-            yield projected(batch, self._columns, schema, where)
+        read = arrow_csv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=False)
+        # Arrow reads ahead in a thread of its own. From a file of Python's it would do so in Python, and a process that
+        # ends meanwhile is aborted: "terminate called without an active exception".
+        with naming(where), on_disk(file) as path, pa.OSFile(path) as native:
+            reader = arrow_csv.open_csv(native, read_options=read, parse_options=self._parse, convert_options=convert)
+            for batch in reader:
+                yield projected(batch, self._columns, schema, where)
 
     def _check_header(self, file: BinaryIO, where: str) -> bool:
         """Whether there is anything in the file; if so, the header has all columns."""
         with naming(where):
-            if b"\n" not in file.read(_BLOCK_BYTES):  # nothing, or a header and no row
+            block = file.read(_BLOCK_BYTES)
+            if b"\n" not in block:  # nothing, or a header and no row
                 return False
-            names = self._open(file, arrow_csv.ConvertOptions()).schema.names
+            text = io.TextIOWrapper(io.BytesIO(block), encoding="utf-8-sig", newline="")
+            lines = csv.reader(text, delimiter=self._parse.delimiter)
+            names = next((line for line in lines if line), [])
         self._columns.check(names, where)
         return True
-
-    def _open(self, file: BinaryIO, convert: arrow_csv.ConvertOptions) -> arrow_csv.CSVStreamingReader:
-        file.seek(0)
-        read = arrow_csv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=False)
-        return arrow_csv.open_csv(file, read_options=read, parse_options=self._parse, convert_options=convert)

@@ -1,10 +1,8 @@
 """A list of URLs: a file, or a folder of files of one format, on any file system, each perhaps gzipped."""
 
 import gzip
-import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import BinaryIO, Protocol, cast
 
 import pyarrow as pa
@@ -17,7 +15,7 @@ from storage.filesystem import Entry, open_files, redact
 from storage.parquet import open_parquet
 from storage.schema import source_schema
 from tasks.sources.json_rows import JsonRows
-from tasks.sources.rows import ROWS_PER_BATCH, Columns, naming, projected, schema_of
+from tasks.sources.rows import ROWS_PER_BATCH, Columns, naming, on_disk, projected, schema_of
 from tasks.sources.text import Table, iter_lines
 
 FORMATS = ("txt", "csv", "tsv", "json", "jsonl", "parquet")
@@ -163,17 +161,11 @@ class ParquetRows:
     @contextmanager
     def _parquet(self, file: BinaryIO, where: str) -> Iterator[pq.ParquetFile]:
         opened: object = file
-        if not isinstance(opened, gzip.GzipFile):
+        with ExitStack() as stack:
             with naming(where):
-                parquet = open_parquet(file)
-            yield parquet
-            return
-        # its footer is at the end, so a gzipped one is unzipped to the disk
-        with tempfile.TemporaryFile(prefix="controlmill-") as unzipped:
-            with naming(where):
-                shutil.copyfileobj(opened, unzipped, 1024 * 1024)
-                unzipped.seek(0)
-                parquet = open_parquet(unzipped)
+                # its footer is at the end, so a gzipped one is unzipped to the disk
+                zipped = isinstance(opened, gzip.GzipFile)
+                parquet = open_parquet(stack.enter_context(on_disk(file)) if zipped else file)
             yield parquet
 
 

@@ -113,6 +113,8 @@ def test_json_lines_in_a_file_named_json(tmp_path: Path, read: Read) -> None:
         ("a.json", b'[{"url": "x"}, {"url": ', r"a\.json, object 2: not valid JSON: "),
         ("a.json", b'[{"url": "x"}, 3]', r"a\.json, object 2: expected an object"),
         ("a.csv", b"url,b\nx,y\nx,y,z\n", r"a\.csv: cannot be read: CSV parse error: Row #3: Expected 2 columns"),
+        ("a.csv", b"u" * 200_000 + b"\nx\n", r"a\.csv: cannot be read: field larger than field limit"),
+        ("a.csv", b"u\xffrl,b\nx,y\n", r"a\.csv: cannot be read: 'utf-8' codec"),
         ("a.parquet", b"PAR1 no", r"a\.parquet: cannot be read: "),
         (
             "a.csv.gz",
