@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-WANTED := ".[s3]" --group dev --group demo --group docs
+WANTED := ".[s3,wandb]" --group dev --group demo --group docs
 
 .PHONY: help demo deploy test check bench soak docs wheel lock clean install
 .DEFAULT_GOAL := help
@@ -57,7 +57,7 @@ docs: $(VENV)/.installed  ## write the generated blocks and build the site into 
 lock: $(VENV)/.pip  ## resolve all dependencies anew and write constraints.txt; needs Python 3.11
 	@$(BIN)/python -c 'import sys; sys.exit(None if sys.version_info[:2] == (3, 11) else "make lock needs Python 3.11: make lock VENV=.venv-lock PYTHON=python3.11")'
 	$(PIP) install --quiet --dry-run --ignore-installed --only-binary=:all: --no-binary=deepspeed \
-		--report $(VENV)/report.json ".[s3,gcs]" --group dev --group demo --group docs
+		--report $(VENV)/report.json ".[s3,gcs,wandb,bitsandbytes]" --group dev --group demo --group docs
 	$(BIN)/python .ci/constraints.py $(VENV)/report.json constraints.txt
 
 clean:  ## delete what the other targets wrote, except the virtual environment
@@ -75,4 +75,6 @@ $(VENV)/.pip:
 $(VENV)/.installed: $(VENV)/.pip pyproject.toml constraints.txt
 	@echo "installing into $(VENV): takes some minutes the first time"
 	$(PIP) install --quiet --constraint constraints.txt --build-constraint constraints.txt --editable $(WANTED)
+	# apart, for the one test of it: diffusers imports it wherever it is, a second at the start of every process
+	$(PIP) install --quiet --constraint constraints.txt --no-deps --target $(VENV)/bitsandbytes bitsandbytes
 	@touch $@

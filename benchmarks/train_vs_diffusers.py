@@ -208,7 +208,7 @@ def same_losses(folder: Path) -> list[tuple[float, float]]:
     }
     config = TrainConfig.model_validate(values)
     nets = create(base, config, SEED)
-    optimizer = make_optimizer(config, nets.parameters(), config.learning_rate, on_gpu=False)
+    optimizer = make_optimizer(config, nets.parameters(), config.learning_rate)
     device = torch.device("cpu")
     engine = Engine(nets, optimizer, deepspeed_config(config, use_gpu=False), device=device)
     objective = Objective(config, alphas_cumprod_T=base.alphas_cumprod, prediction_type=base.prediction_type)

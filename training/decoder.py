@@ -26,7 +26,7 @@ DECODER_FILE = "decoder.pt"
 class DecoderTraining:
     """The unlocked part of the base; every rank holds all of it."""
 
-    def __init__(self, base: "BaseModel", config: "TrainConfig", *, device: torch.device) -> None:
+    def __init__(self, base: "BaseModel", config: "TrainConfig") -> None:
         """Unlock it: from here on its parameters get gradients."""
         if base.unet.dtype != torch.float32:
             # updates of 2e-6 would be rounded away in bfloat16; autocast keeps its speed. It begins with what the file
@@ -36,7 +36,7 @@ class DecoderTraining:
         self._parameters: list[nn.Parameter] = list(base.unlock_decoder().values())
         self._max_grad_norm = config.max_grad_norm
         self._learning_rate = config.decoder_learning_rate
-        self._optimizer = make_optimizer(config, self._parameters, self._learning_rate, on_gpu=device.type == "cuda")
+        self._optimizer = make_optimizer(config, self._parameters, self._learning_rate)
 
     def step(self, factor: float) -> None:
         """Average the gradients over the ranks, clip, update, forget them.

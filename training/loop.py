@@ -118,7 +118,7 @@ class Loop:
         run, trained = self._run, self._trained
         started_s = time.perf_counter()
         if run.base_is_unlocked and trained.decoder is None:
-            trained.decoder = DecoderTraining(run.base, run.config, device=run.device)
+            trained.decoder = DecoderTraining(run.base, run.config)
             run.log("base_unlocked", update=run.update)
         loss, outcomes = self._backward(batches)
         learning_rate, num_rows = run.learning_rate, run.rows_per_update

@@ -1,16 +1,16 @@
 """What a run writes about itself while it goes on: lines of JSON in its folder, TensorBoard, wandb. Rank 0 only."""
 
 import contextlib
-import importlib
 import json
 import math
 import os
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from controlmill.errors import ConfigError
-from storage.filesystem import open_files
+from storage.filesystem import one_line, open_files
 from storage.staging import Staging
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 METRICS = "metrics.jsonl"
 EVENTS_LOG = "events.jsonl"
+WANDB_ID = "wandb-id.txt"
+"""File of a run for the name that wandb knows it by, so that a training which goes on is one run there."""
 SAMPLES = "samples"
 """Folder of a run for pictures that were generated while it went on."""
 
@@ -39,6 +41,15 @@ class RunFiles:
             for entry in self._files.entries(self._root):
                 if entry.name.endswith(".jsonl"):
                     (self.folder / entry.name).write_bytes(self._files.read(f"{self._root}/{entry.name}") or b"")
+
+    @property
+    def name(self) -> str:
+        """Name of the run's folder."""
+        return self._root.rpartition("/")[2]
+
+    def read(self, name: str) -> bytes | None:
+        """Read a whole small file, None if it is not there."""
+        return self._files.read(f"{self._root}/{name}")
 
     def write(self, name: str, data: bytes) -> None:
         """Write a whole small file."""
@@ -147,36 +158,63 @@ class TensorBoardTracker:
 
 
 class WandbTracker:
-    """A run of Weights & Biases."""
+    """A run of Weights & Biases, whose steps are the updates."""
 
-    def __init__(self, project: str, folder: Path, config: Mapping[str, Any]) -> None:
-        """Begin a run; raise `ConfigError` where the package is not installed."""
+    def __init__(self, config: "TrainConfig", files: RunFiles, first_update: int) -> None:
+        """Begin a run, or go on with that of a training which goes on.
+
+        Raises:
+            ConfigError: the package is not installed, or the server is out of reach or wants a key.
+        """
         try:
-            import wandb  # type: ignore[import-not-found]
+            import wandb
         except ImportError as error:
             raise ConfigError("report_to wandb: needs the package wandb: pip install wandb") from error
-        self._run: Any = wandb.init(project=project, dir=str(folder), config=dict(config))
+        try:
+            self._run = wandb.init(
+                project=config.tracker_project_name,
+                id=self._id(files, first_update),
+                resume="allow",
+                name=files.name,
+                dir=str(files.folder),
+                config=config.model_dump(mode="json"),
+                allow_val_change=True,
+                # what a worker prints is in Ray's logs and on Prefect's page
+                settings=wandb.Settings(console="off"),
+            )
+        except wandb.Error as error:
+            remedy = "or set WANDB_API_KEY, or WANDB_MODE=offline to send it later"
+            raise ConfigError(f"report_to wandb: {one_line(error).rstrip('.')}; {remedy}") from error
+
+    @staticmethod
+    def _id(files: RunFiles, first_update: int) -> str:
+        written = files.read(WANDB_ID) if first_update else None
+        if written is None:
+            written = secrets.token_hex(4).encode()
+            files.write(WANDB_ID, written)
+        return written.decode()
 
     def scalar(self, name: str, value: float, update: int) -> None:
-        """Take one number."""
-        self._run.log({name: value, "update": update})
+        """Take one number; those of updates that are done again, with the same values, wandb drops."""
+        self._run.log({name: value}, step=update)
 
     def image(self, name: str, pixels: "Pixels", update: int) -> None:
         """Take one picture."""
-        wandb: Any = importlib.import_module("wandb")
-        self._run.log({name: wandb.Image(pixels), "update": update})
+        import wandb
+
+        self._run.log({name: wandb.Image(pixels)}, step=update)
 
     def close(self) -> None:
         """Flush."""
         self._run.finish()
 
 
-def trackers(config: "TrainConfig", folder: Path, first_update: int) -> list[Tracker]:
-    """Those that `report_to` names."""
+def trackers(config: "TrainConfig", files: RunFiles, first_update: int) -> list[Tracker]:
+    """Those that `report_to` names; `first_update` is 0 where the run begins."""
     wanted = {"tensorboard", "wandb"} if "all" in config.report_to else set(config.report_to)
     made: list[Tracker] = []
     if "tensorboard" in wanted:
-        made.append(TensorBoardTracker(folder / config.logging_dir, first_update))
+        made.append(TensorBoardTracker(files.folder / config.logging_dir, first_update))
     if "wandb" in wanted:
-        made.append(WandbTracker(config.tracker_project_name, folder, config.model_dump(mode="json")))
+        made.append(WandbTracker(config, files, first_update))
     return made

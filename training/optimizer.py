@@ -13,18 +13,18 @@ if TYPE_CHECKING:
 
 
 def make_optimizer(
-    options: "OptimizerOptions", parameters: Iterable[torch.nn.Parameter], learning_rate: float, *, on_gpu: bool
+    options: "OptimizerOptions", parameters: Iterable[torch.nn.Parameter], learning_rate: float
 ) -> torch.optim.Optimizer:
     """AdamW: fused on a GPU, of torch's own kind on a CPU, or with 8-bit moments.
 
     Raises:
-        ConfigError: `use_8bit_adam` without bitsandbytes or without a GPU.
+        ConfigError: `use_8bit_adam` without bitsandbytes.
     """
     kind: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW
     # one kernel for all tensors on a GPU; on a CPU one pass over each, which beats the loop of separate operations
     extra: dict[str, Any] = {"fused": True}
     if options.use_8bit_adam:
-        kind, extra = _adam_8bit(on_gpu=on_gpu), {}
+        kind, extra = _adam_8bit(), {}
     return kind(
         parameters,
         lr=learning_rate,
@@ -35,9 +35,7 @@ def make_optimizer(
     )
 
 
-def _adam_8bit(*, on_gpu: bool) -> Callable[..., torch.optim.Optimizer]:
-    if not on_gpu:
-        raise ConfigError("use_8bit_adam: needs a GPU; train with use_gpu, or leave it out")
+def _adam_8bit() -> Callable[..., torch.optim.Optimizer]:
     try:
         kind: Callable[..., torch.optim.Optimizer] = importlib.import_module("bitsandbytes.optim").AdamW8bit
     except ImportError as error:

@@ -210,7 +210,7 @@ class Run:
         restarted = read_restart(self.output_dir)
         values = self.config.model_dump(mode="json") | ({} if restarted is None else {"restarted": asdict(restarted)})
         self._files.write("config.json", json.dumps(values, indent=1).encode())
-        self._trackers = trackers(self.config, self._files.folder, self.update)
+        self._trackers = trackers(self.config, self._files, self.update)
 
     def record(self, metrics: "UpdateMetrics") -> None:
         """Write down one update, and tell whoever watches."""

@@ -105,7 +105,7 @@ def _engine(config: "TrainConfig", place: Place, controlnets: "ControlNets", *, 
     optimizer: Any = (
         _offloaded_optimizer(config, trained, place)
         if made.get("zero_force_ds_cpu_optimizer")
-        else make_optimizer(config, trained, config.peak_learning_rate, on_gpu=on_gpu)
+        else make_optimizer(config, trained, config.peak_learning_rate)
     )
     return Engine(controlnets, optimizer, made, device=place.device)
 
@@ -191,7 +191,7 @@ def _go_on(trained: Trained, start: tuple[str, Commit], checkpoints: Checkpoints
     with fetched(start, checkpoints, place) as folder:
         restore(trained, start[1], folder)
         if run.base_is_unlocked:
-            trained.decoder = DecoderTraining(run.base, run.config, device=place.device)
+            trained.decoder = DecoderTraining(run.base, run.config)
             restore_decoder(trained.decoder, folder)
     updates, aside = checkpoints.set_aside(run.update) if place.is_first else ([], "")
     if updates:

@@ -83,7 +83,7 @@ class OptimizerOptions(Options):
     lr_step_rules: str | None = None
     """Factors of "piecewise_constant": "1:10,0.1:20,0.01" is 1 until update 10, 0.1 until 20, then 0.01."""
     use_8bit_adam: bool = False
-    """Keep the moments of Adam in 8 bits; needs the package bitsandbytes and a GPU."""
+    """Keep the moments of Adam in 8 bits; needs the package bitsandbytes."""
     adam_beta1: float = Field(default=0.9, ge=0, lt=1)
     """Decay of the first moment."""
     adam_beta2: float = Field(default=0.999, ge=0, lt=1)

@@ -28,7 +28,7 @@ def config(base: Path) -> TrainConfig:
 def test_it_begins_with_what_the_file_has_in_bf16_too(tiny_sd: Tiny) -> None:
     exact = BaseModel.load(str(tiny_sd()), parts=["unet"]).unet.state_dict()
     base = BaseModel.load(str(tiny_sd()), parts=["unet"], dtype=torch.bfloat16)
-    DecoderTraining(base, config(tiny_sd()), device=torch.device("cpu"))
+    DecoderTraining(base, config(tiny_sd()))
     assert base.unet.dtype == torch.float32
     assert all(torch.equal(tensor, exact[name]) for name, tensor in base.unet.state_dict().items())
     open_ones = {name for name, parameter in base.unet.named_parameters() if parameter.requires_grad}
@@ -39,7 +39,7 @@ def test_it_begins_with_what_the_file_has_in_bf16_too(tiny_sd: Tiny) -> None:
 def run(tiny_sd: Tiny, tmp_path: Path) -> Path:
     """What a run with an unlocked decoder leaves, and a checkpoint of it."""
     base = BaseModel.load(str(tiny_sd()), parts=["unet"])
-    decoder = DecoderTraining(base, config(tiny_sd()), device=torch.device("cpu"))
+    decoder = DecoderTraining(base, config(tiny_sd()))
     folder = tmp_path / "run"
     nets = create(base, config(tiny_sd()), seed=0)
     nets.save(folder / "controlnet")

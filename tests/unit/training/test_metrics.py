@@ -1,10 +1,16 @@
 import json
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from controlmill.config import TrainConfig
 from training.callbacks.base import UpdateMetrics
-from training.metrics import METRICS, RunFiles, as_record
+from training.metrics import METRICS, RunFiles, WandbTracker, as_record, trackers
 
 
 @pytest.fixture(params=["disk", "memory"])
@@ -65,3 +71,52 @@ def test_numbers_without_a_json_word_become_null(tmp_path: Path) -> None:
         "gradient_norm": None,
         "inner": {"x": [None, 1.0]},
     }
+
+
+def wandb_files(output_dir: Path) -> list[Path]:
+    return sorted(output_dir.glob("wandb/offline-run-*/run-*.wandb"), key=lambda path: path.stat().st_mtime)
+
+
+def test_a_training_that_goes_on_is_one_run_of_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    config = TrainConfig(
+        train_data_dir="d", condition="canny", pretrained_model_name_or_path="b", output_dir=str(tmp_path),
+        report_to=("wandb",), tracker_project_name="mine",
+    )  # fmt: skip
+    for first_update in (0, 2, 0):
+        files = RunFiles(str(tmp_path))
+        (tracker,) = trackers(config, files, first_update)
+        assert isinstance(tracker, WandbTracker)
+        tracker.scalar("loss", 0.5, first_update + 1)
+        tracker.scalar("control/gain", 0.25, first_update + 1)
+        tracker.image("samples", np.zeros((8, 8, 3), np.uint8), first_update + 2)
+        assert tracker._run.step == first_update + 2
+        tracker.close()
+        files.close()
+    first, again, new = (path.stem for path in wandb_files(tmp_path))
+    assert first == again != new
+    content = wandb_files(tmp_path)[0].read_bytes()
+    assert all(word in content for word in (b"mine", b"loss", b"control/gain", b"learning_rate"))
+    assert list(wandb_files(tmp_path)[0].parent.glob("files/media/images/samples_*.png"))
+
+
+WITHOUT_KEY = """
+import sys
+from controlmill.config import TrainConfig
+from training.metrics import RunFiles, trackers
+
+common = {"train_data_dir": "d", "condition": "canny", "pretrained_model_name_or_path": "b"}
+config = TrainConfig(**common, output_dir=sys.argv[1], report_to=("wandb",))
+trackers(config, RunFiles(sys.argv[1]), 0)
+"""
+
+
+def test_wandb_without_a_key_says_what_to_do(tmp_path: Path) -> None:
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}  # where nobody has logged in
+    finished = subprocess.run(
+        [sys.executable, "-c", WITHOUT_KEY, str(tmp_path)],
+        capture_output=True, text=True, check=False, env=environment, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    (line,) = [line for line in finished.stderr.splitlines() if line.startswith("controlmill.errors.ConfigError")]
+    assert re.search(r"report_to wandb: .*API key.*; or set WANDB_API_KEY, or WANDB_MODE=offline", line), line
