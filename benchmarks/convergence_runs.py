@@ -68,19 +68,29 @@ class Spec:
         }
 
 
-def prepare(folder: Path) -> None:
-    """Draw, annotate and encode the datasets: discs with their hints, and the same with hints of other images."""
+def begin() -> None:
+    """Make this process one of a group of one, in which any number of runs can follow each other."""
+    import torch
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "LOCAL_RANK": "0"}
+    dist.init_process_group("gloo", rank=0, world_size=1)
+
+
+def prepare(name: str, folder: Path) -> None:
+    """Draw, annotate and encode a dataset: discs with their hints ("related"), or with hints of other images."""
     from controlmill.testing.training_set import give_hints_of_other_images, write_training_set
 
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("related", "unrelated"):
-        if (folder / name / DONE).is_file():
-            continue
-        uri = write_training_set(folder / name, num_rows=NUM_ROWS, size=SIZE, rows_per_shard=ROWS_PER_SHARD)
-        if name == "unrelated":
-            give_hints_of_other_images(uri)
-        _encode(uri, str(EXAMPLE))
-        (folder / name / DONE).write_text("{}")
+    if (folder / name / DONE).is_file():
+        return
+    (folder / name).mkdir(parents=True, exist_ok=True)
+    uri = write_training_set(folder / name, num_rows=NUM_ROWS, size=SIZE, rows_per_shard=ROWS_PER_SHARD)
+    if name == "unrelated":
+        give_hints_of_other_images(uri)
+    _encode(uri, str(EXAMPLE))
+    (folder / name / DONE).write_text("{}")
 
 
 def _encode(uri: str, reference: str) -> None:
@@ -169,20 +179,15 @@ def overlap(one: np.ndarray, other: np.ndarray) -> float:
     return float((one & other).sum() / max(1, (one | other).sum()))
 
 
-def run_here(spec: Spec, folder: Path) -> None:
-    """Train one run in this process, leave its costs in done.json."""
+def run_here(spec: Spec, folder: Path) -> float:
+    """Train one run in this process, leave its costs in done.json; returns the CPU seconds of its loop."""
     import torch
-    import torch.distributed as dist
 
     from controlmill.config import TrainConfig
     from training.loop import Loop
     from training.place import Place
     from training.setup import assembled
 
-    torch.set_num_threads(1)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "LOCAL_RANK": "0"}
-    dist.init_process_group("gloo", rank=0, world_size=1)
     config = TrainConfig.model_validate(spec.config(folder))
     told: list[dict[str, Any]] = []
     place = Place(0, 1, torch.device("cpu"), tell=lambda event: told.append(dict(event)))
@@ -195,4 +200,4 @@ def run_here(spec: Spec, folder: Path) -> None:
     costs = [event for event in told if event.get("event") == "probe_cost"]
     done = {"cpu_s": cpu_s, "sampling_cpu_s": truth.cpu_s, "probe": costs[0] if costs else None}
     (folder / spec.name / DONE).write_text(json.dumps(done))
-    dist.destroy_process_group()
+    return cpu_s

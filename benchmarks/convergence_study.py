@@ -2,7 +2,7 @@
 
 Trains ControlNets on the small Stable Diffusion of examples/tiny_sd: runs that converge, negative controls whose hints
 belong to other images, runs that compare what lets it converge sooner, and one pair that measures what the probe costs.
-Two processes of one thread each, about half an hour on two quiet cores. A run that is done is not done again: give the
+Two processes of one thread each, half an hour on two quiet cores. A run that is done is not done again: give the
 same --folder to go on, delete RUN in it to repeat one. Beside the result it leaves the raw evaluations as JSON lines;
 --again says what they give with other thresholds, without training.
 
@@ -15,20 +15,20 @@ import argparse
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import repeat
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from convergence_figure import draw
 from convergence_findings import findings_of
 from convergence_raw import analysed_again, raw_lines
-from convergence_runs import DONE, Spec, prepare, run_here
+from convergence_runs import DONE, Spec, begin, prepare, run_here
 from convergence_tables import tables
 from measured_run import heading
 
@@ -84,8 +84,8 @@ def costs() -> list[Spec]:
     """The same run with a probe at its default interval, and without one."""
     given = {"learning_rate": 1e-4, "seed": 0, "probe_steps": None}
     return [
-        Spec("cost-with", "probe at its default interval", 1050, 1050, given, is_sampled=False),
-        Spec("cost-without", "no probe", 1050, 1050, {**given, "num_probe_rows": 0}, is_sampled=False),
+        Spec("cost-with", "probe at its default interval", 700, 700, given, is_sampled=False),
+        Spec("cost-without", "no probe", 700, 700, {**given, "num_probe_rows": 0}, is_sampled=False),
     ]
 
 
@@ -94,38 +94,16 @@ def with_seeds_from(first: int, specs: list[Spec]) -> list[Spec]:
     return [replace(spec, options={**spec.options, "seed": int(spec.options["seed"]) + first}) for spec in specs]
 
 
-def run_all(specs: list[Spec], folder: Path, num_processes: int, first_seed: int) -> None:
-    """So many at a time, the longest first."""
-    prepare(folder)
+def run_all(specs: list[Spec], folder: Path, num_processes: int) -> None:
+    """So many at a time, the longest first, in processes that import torch once."""
     missing = [spec for spec in specs if not (folder / spec.name / DONE).is_file()]
     missing.sort(key=lambda spec: -spec.updates * int(spec.options.get("gradient_accumulation_steps", 1)))
-    with ThreadPoolExecutor(num_processes) as pool:
-        for line in pool.map(lambda spec: run_apart(spec, folder, first_seed), missing):
-            print(line, flush=True)
-
-
-def run_apart(spec: Spec, folder: Path, first_seed: int) -> str:
-    """One run in a process of its own; says what it cost."""
-    shutil.rmtree(folder / spec.name, ignore_errors=True)
-    started_s = time.monotonic()
-    log = folder / f"{spec.name}.log"
-    with log.open("wb") as log_file:
-        command = [
-            sys.executable,
-            __file__,
-            "--folder",
-            str(folder),
-            "--one",
-            spec.name,
-            "--first-seed",
-            str(first_seed),
-        ]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, stdout=log_file, stderr=subprocess.STDOUT, env=environment, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{spec.name} failed:\n{log.read_text(errors='replace')[-3000:]}")
-    cpu_s = json.loads((folder / spec.name / DONE).read_text())["cpu_s"]
-    return f"{spec.name}: {cpu_s:.0f} CPU s, {time.monotonic() - started_s:.0f} s"
+    with ProcessPoolExecutor(num_processes, get_context("spawn"), begin) as pool:
+        list(pool.map(prepare, ("related", "unrelated"), (folder, folder)))
+        for spec in missing:
+            shutil.rmtree(folder / spec.name, ignore_errors=True)
+        for spec, cpu_s in zip(missing, pool.map(run_here, missing, repeat(folder)), strict=True):
+            print(f"{spec.name}: {cpu_s:.0f} CPU s", flush=True)
 
 
 def report(folder: Path, results: Path, first_seed: int) -> None:
@@ -168,20 +146,16 @@ def main() -> None:
     )
     parser.add_argument("--again", type=Path, help="analyse these raw evaluations, without training")
     parser.add_argument("options", nargs="*", metavar="OPTION=VALUE", help="thresholds for --again")
-    parser.add_argument("--one", default="", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.again:
         print("\n".join(analysed_again(given.again, parse_overrides(given.options))))
         return
     specs = with_seeds_from(given.first_seed, [*studied(), *sooner(), *costs()])
-    if given.one:
-        run_here(next(spec for spec in specs if spec.name == given.one), given.folder)
-        return
     # runs with other seeds have the same names
     folder = given.folder / f"seeds-from-{given.first_seed}" if given.first_seed else given.folder
     chosen = tuple(given.runs.split(","))
     started_s, before = time.monotonic(), os.times()
-    run_all([spec for spec in specs if spec.name.startswith(chosen)], folder, given.processes, given.first_seed)
+    run_all([spec for spec in specs if spec.name.startswith(chosen)], folder, given.processes)
     after = os.times()
     cpu_s = sum(after[:4]) - sum(before[:4])
     print(f"{time.monotonic() - started_s:.0f} s, {cpu_s:.0f} CPU s")
