@@ -22,7 +22,8 @@ def test_offload_to_a_disk_says_which_library_it_needs(monkeypatch: pytest.Monke
 
 # torch's own compiler uses what torch itself calls outdated
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_compiled_blocks_compute_the_same() -> None:
+@pytest.mark.parametrize("sizes_vary", [False, True])
+def test_compiled_blocks_compute_the_same(*, sizes_vary: bool) -> None:
     class Network(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -38,7 +39,9 @@ def test_compiled_blocks_compute_the_same() -> None:
     expected.sum().backward()
     gradients = [parameter.grad for parameter in network.parameters()]
     network.zero_grad(set_to_none=True)
-    compile_blocks(network)
+    torch.compiler.reset()  # type: ignore[no-untyped-call]
+    torch._dynamo.utils.counters.clear()
+    compile_blocks(network, sizes_vary=sizes_vary)
     found = network(*given)
     found.sum().backward()
     assert torch._dynamo.utils.counters["frames"]["ok"] > 0
