@@ -21,7 +21,7 @@ FOLLOWED_AT_ONCE: Final = {
 
 
 def run_options(folder: Path, name: str, **options: Any) -> dict[str, Any]:
-    """Options of a short run `folder`/`name` on `folder`/dataset and `folder`/base, without a probe."""
+    """Options of a short run `folder`/`name` on `folder`/dataset and `folder`/base, without a probe and preflight."""
     return {
         "train_data_dir": str(folder / "dataset"),
         "condition": ["canny"],
@@ -33,6 +33,7 @@ def run_options(folder: Path, name: str, **options: Any) -> dict[str, Any]:
         "learning_rate": 1e-3,
         "report_to": ["none"],
         "num_probe_rows": 0,
+        "preflight": False,
         **options,
     }
 

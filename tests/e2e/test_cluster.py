@@ -223,7 +223,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def train_options(folder: Path, name: str) -> dict[str, Any]:
     own = {"train_batch_size": 1, "zero_stage": 1, "checkpointing_steps": 4, "max_train_steps": NUM_UPDATES}
-    return run_options(folder, name, preflight=False, **own)
+    return run_options(folder, name, **own)
 
 
 def losses(run: Path) -> list[float]:

@@ -45,6 +45,13 @@ def server() -> Iterator[PictureServer]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def undisturbed(server: PictureServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    run_to_end(build_arguments(server, folder, "dataset"), folder / "log")
+    return folder / "dataset"
+
+
 def build_arguments(server: PictureServer, folder: Path, dataset: str, processes: int = 2) -> list[str]:
     url_list = folder / "urls.txt"
     url_list.write_text("\n".join(server.url(f"/{number}.jpg") for number in range(NUM_ROWS)))
@@ -85,11 +92,10 @@ def run_to_end(arguments: list[str], log_path: Path) -> None:
 
 @pytest.mark.timeout(3600)
 def test_kills_change_nothing(
-    server: PictureServer, tmp_path: Path, record_property: Callable[[str, object], None]
+    server: PictureServer, undisturbed: Path, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     rng = random.Random(20)
-    run_to_end(build_arguments(server, tmp_path, "undisturbed"), tmp_path / "undisturbed.log")
-    expected = parquet_hashes(tmp_path / "undisturbed")
+    expected = parquet_hashes(undisturbed)
     assert len(expected) == 4 * NUM_ROWS // ROWS_PER_SHARD
 
     arguments = build_arguments(server, tmp_path, "disturbed")
@@ -124,11 +130,9 @@ def test_a_run_survives_the_death_of_a_worker(server: PictureServer, tmp_path: P
     check_rows(tmp_path / "dataset")
 
 
-def test_one_worker_and_two_give_the_same_bytes(server: PictureServer, tmp_path: Path) -> None:
-    for processes in (1, 2):
-        arguments = build_arguments(server, tmp_path, f"with-{processes}", processes)
-        run_to_end(arguments, tmp_path / f"with-{processes}.log")
-    assert parquet_hashes(tmp_path / "with-1") == parquet_hashes(tmp_path / "with-2")
+def test_one_worker_gives_the_same_bytes_as_two(server: PictureServer, undisturbed: Path, tmp_path: Path) -> None:
+    run_to_end(build_arguments(server, tmp_path, "dataset", processes=1), tmp_path / "log")
+    assert parquet_hashes(tmp_path / "dataset") == parquet_hashes(undisturbed)
 
 
 def test_ctrl_c_stops_soon_and_says_how_to_go_on(server: PictureServer, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def head() -> Iterator[RayHead]:
 def test_a_killed_training_leaves_nothing_and_the_next_one_has_its_place(head: RayHead, tmp_path: Path) -> None:
     write_tiny_sd(tmp_path / "base", unet_widths=(16, 16, 16, 16))
     write_training_set(tmp_path, num_rows=16)
-    options = run_options(tmp_path, "run", max_train_steps=40, checkpointing_steps=2, preflight=False, num_workers=2)
+    options = run_options(tmp_path, "run", max_train_steps=40, checkpointing_steps=2, num_workers=2)
     (tmp_path / "train.yaml").write_text(yaml.safe_dump(options))
     words = ["train", str(tmp_path / "train.yaml"), "--ray-address", head.address]
     environment = {**head.environment, "XDG_DATA_HOME": str(tmp_path / "data")}

@@ -5,7 +5,7 @@ import os
 import random
 import shutil
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,7 @@ import pytest
 from controlmill.config import CaptionConfig, EngineOptions
 from controlmill.errors import EngineError, EngineStartError, WorkerLostError
 from controlmill.testing.captioned import encoded_disc, rows_of, write_discs
-from controlmill.testing.command import Command, parquet_hashes, wait_gone
+from controlmill.testing.command import Command, Finished, parquet_hashes, wait_gone
 from controlmill.testing.small_blip import write_small_blip
 from flows.actor_pool import _AHEAD, _IN_FLIGHT_PER_ACTOR, Actors
 from flows.crews import CAPTION, crews
@@ -25,6 +25,8 @@ from flows.engines import ray_cluster
 from tasks.captioners.base import Captioner, CaptionModel, LocalCaptioner
 from tasks.captioners.registry import create
 from tasks.images.types import Pixels
+
+Run = Callable[..., Finished]
 
 NUM_IMAGES = 50
 ROWS_PER_SHARD = 20
@@ -36,20 +38,19 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def images_only(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images_only(cluster: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("built")
     write_discs(folder / "pictures", NUM_IMAGES)
-    options = ["--image-size", "128", "--number-sample-per-shard", str(ROWS_PER_SHARD)]
-    command = ["build", "--image-folder", str(folder / "pictures"), "--output-folder", str(folder / "dataset")]
-    run_to_end([*command, *options], folder / "build.log")
+    options = ["--image-size", 128, "--number-sample-per-shard", ROWS_PER_SHARD]
+    succeeded(cluster("build", "--image-folder", folder / "pictures", "--output-folder", folder / "dataset", *options))
     return folder / "dataset"
 
 
 @pytest.fixture(scope="module")
-def captioned(images_only: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def captioned(cluster: Run, images_only: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("captioned")
     shutil.copytree(images_only, folder / "dataset")
-    run_to_end(caption_words(folder / "dataset", weights), folder / "caption.log")
+    succeeded(cluster(*caption_words(folder / "dataset", weights)))
     return folder / "dataset"
 
 
@@ -57,10 +58,10 @@ def caption_words(dataset: Path, weights: Path, *more: str) -> list[str]:
     return ["caption", str(dataset), "--captioner", "blip", "--model", str(weights), "--batch-size", "4", *more]
 
 
-def run_to_end(words: list[str], log_path: Path) -> str:
-    command = Command(words, log_path)
-    assert command.process.wait() == 0, command.output
-    return command.output
+def succeeded(finished: Finished) -> str:
+    """What it said."""
+    assert finished.exit_code == 0, finished.errors
+    return finished.output
 
 
 def test_every_image_has_its_caption_and_its_alt_text(captioned: Path) -> None:
@@ -84,15 +85,17 @@ def test_the_record_says_how_and_from_what(captioned: Path) -> None:
     assert {"torch", "transformers"} <= record["versions"].keys()
 
 
-def test_again_only_what_is_missing_or_different_is_made(captioned: Path, weights: Path, tmp_path: Path) -> None:
+def test_again_only_what_is_missing_or_different_is_made(
+    cluster: Run, captioned: Path, weights: Path, tmp_path: Path
+) -> None:
     dataset = Path(shutil.copytree(captioned, tmp_path / "dataset"))
     before = parquet_hashes(dataset)
-    assert "nothing to do" in run_to_end(caption_words(dataset, weights, "--batch-size", "7"), tmp_path / "again.log")
+    assert "nothing to do" in succeeded(cluster(*caption_words(dataset, weights, "--batch-size", "7")))
     (dataset / "caption/00001_stats.json").unlink()
-    output = run_to_end(caption_words(dataset, weights), tmp_path / "one.log")
+    output = succeeded(cluster(*caption_words(dataset, weights)))
     assert f"{ROWS_PER_SHARD} rows in 1 shard" in output
     assert parquet_hashes(dataset) == before
-    run_to_end(caption_words(dataset, weights, "--prompt", ""), tmp_path / "other.log")
+    succeeded(cluster(*caption_words(dataset, weights, "--prompt", "")))
     changed = {name for name, digest in parquet_hashes(dataset).items() if digest != before[name]}
     assert changed == {f"caption/{shard:05d}.parquet" for shard in range(3)}
 
@@ -111,7 +114,7 @@ def actors(command: Command) -> list[psutil.Process]:
 
 @pytest.mark.parametrize("victim", ["actor", "tree"])
 def test_a_kill_loses_nothing_and_repeats_nothing(
-    victim: str, captioned: Path, images_only: Path, weights: Path, tmp_path: Path
+    victim: str, cluster: Run, captioned: Path, images_only: Path, weights: Path, tmp_path: Path
 ) -> None:
     dataset = Path(shutil.copytree(images_only, tmp_path / "dataset"))
     command = Command(caption_words(dataset, weights), tmp_path / "killed.log")
@@ -124,7 +127,7 @@ def test_a_kill_loses_nothing_and_repeats_nothing(
         doomed = command.kill("tree", random.Random(1))
         command.process.wait()
         assert wait_gone(doomed, timeout_s=30) == []
-        run_to_end(caption_words(dataset, weights), tmp_path / "again.log")
+        succeeded(cluster(*caption_words(dataset, weights)))
     assert parquet_hashes(dataset) == parquet_hashes(captioned)
     assert not list(dataset.rglob("*.tmp"))
 

@@ -28,9 +28,7 @@ class Evil:
 def test_no_pickle_of_a_checkpoint_is_run(tmp_path: Path) -> None:
     write_tiny_sd(tmp_path / "base", unet_widths=(16, 16, 16, 16))
     write_training_set(tmp_path, num_rows=16)
-    written = [
-        run_options(tmp_path, f"zero-{stage}", zero_stage=stage, max_train_steps=1, preflight=False) for stage in (0, 1)
-    ]
+    written = [run_options(tmp_path, f"zero-{stage}", zero_stage=stage, max_train_steps=1) for stage in (0, 1)]
     assert [outcome["update"] for outcome in train_on_ranks(1, written, tmp_path / "write")] == [1, 1]
 
     again = [

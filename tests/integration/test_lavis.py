@@ -8,10 +8,9 @@ import math
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -20,7 +19,7 @@ from safetensors.torch import load_file
 from controlmill.config import CaptionConfig, EngineOptions
 from controlmill.errors import EnvironmentUnusableError
 from controlmill.testing.captioned import encoded_disc, rows_of, write_discs
-from controlmill.testing.command import Command
+from controlmill.testing.command import Finished
 from controlmill.testing.small_blip import WORDS, write_small_blip
 from flows.crews import CAPTION, crews
 from flows.engines import ray_cluster
@@ -95,11 +94,19 @@ def by_blip(folder: Path, pictures: list[bytes], **options: object) -> tuple[Bli
     return unit, [str(one) for one in unit([decode_stored(picture) for picture in pictures], KEYS)]
 
 
+@pytest.fixture(scope="module")
+def word_by_word(_ray: None, weights: Path, pictures: list[bytes]) -> list[str]:
+    return by_lavis(weights, pictures, num_beams=1)
+
+
 @pytest.mark.usefixtures("_ray")
-@pytest.mark.parametrize("prompt", ["a picture of", ""])
-def test_word_by_word_both_give_the_same_captions(weights: Path, pictures: list[bytes], prompt: str) -> None:
-    theirs = by_lavis(weights, pictures, num_beams=1, prompt=prompt)
-    _, ours = by_blip(weights, pictures, num_beams=1, prompt=prompt)
+@pytest.mark.parametrize("prompt", [None, ""])
+def test_word_by_word_both_give_the_same_captions(
+    weights: Path, pictures: list[bytes], word_by_word: list[str], prompt: str | None
+) -> None:
+    given = {} if prompt is None else {"prompt": prompt}
+    theirs = word_by_word if prompt is None else by_lavis(weights, pictures, num_beams=1, **given)
+    _, ours = by_blip(weights, pictures, num_beams=1, **given)
     assert theirs == ours
     assert len(set(ours)) > NUM_IMAGES // 4
 
@@ -139,11 +146,13 @@ def _lavis_score(unit: Blip, picture: bytes, caption: str) -> float:
 
 
 @pytest.mark.usefixtures("_ray")
-def test_lavis_form_of_the_weights_gives_the_same(weights: Path, pictures: list[bytes], tmp_path: Path) -> None:
+def test_lavis_form_of_the_weights_gives_the_same(
+    weights: Path, pictures: list[bytes], word_by_word: list[str], tmp_path: Path
+) -> None:
     torch.save({"model": to_lavis(load_file(weights / "model.safetensors"))}, tmp_path / "caption.pth")
     for name in ("vocab.txt", "preprocessor_config.json"):
         shutil.copy(weights / name, tmp_path)
-    assert by_lavis(tmp_path, pictures, num_beams=1) == by_lavis(weights, pictures, num_beams=1)
+    assert by_lavis(tmp_path, pictures, num_beams=1) == word_by_word
 
 
 @pytest.mark.usefixtures("_ray")
@@ -165,20 +174,17 @@ def test_a_picture_that_cannot_be_decoded_is_one_failure(weights: Path) -> None:
     assert good[0]
 
 
-def test_the_command_line(weights: Path, tmp_path: Path) -> None:
+def test_the_command_line(cluster: Callable[..., Finished], weights: Path, tmp_path: Path) -> None:
     write_discs(tmp_path / "pictures", 12)
     source = ["--image-folder", tmp_path / "pictures", "--output-folder", tmp_path / "dataset", "--image-size", 128]
-    run(["build", *source, "--encode-format", "png"], tmp_path / "build.log")
+    built = cluster("build", *source, "--encode-format", "png")
+    assert built.exit_code == 0, built.errors
     words = ["caption", tmp_path / "dataset", "--captioner", "lavis", "--model", weights, "--num-beams", 1]
-    run(words, tmp_path / "caption.log")
+    captioned = cluster(*words)
+    assert captioned.exit_code == 0, captioned.errors
     rows = rows_of(tmp_path / "dataset", "caption")
     assert len(rows) == 12
     assert all(row["caption"] and row["reason"] is None for row in rows)
     record = json.loads((tmp_path / "dataset/caption/00000_stats.json").read_text())
     assert record["unit"]["name"] == "lavis"
     assert record["versions"]["lavis:transformers"] == "4.26.1"
-
-
-def run(words: list[Any], log_path: Path) -> None:
-    command = Command([str(word) for word in words], log_path)
-    assert command.process.wait() == 0, command.output

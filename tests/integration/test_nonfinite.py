@@ -53,7 +53,7 @@ def test_the_run_stops_and_names_the_rows(
 
     monkeypatch.setattr(Objective, "losses", with_a_steep_root)
     name = f"stage-{stage}"
-    config = TrainConfig.model_validate(run_options(folder, name, zero_stage=stage, max_train_steps=3, preflight=False))
+    config = TrainConfig.model_validate(run_options(folder, name, zero_stage=stage, max_train_steps=3))
     with pytest.raises(
         NonFiniteLossError, match=r"the gradients of update 1 are (nan|inf): stopped; .*nonfinite\.json"
     ):
