@@ -191,7 +191,8 @@ def create(name: str, say: Say) -> State:
         pins = folder / "requirements.txt"
         pins.write_text(requirements(name), encoding="utf-8")
         pip = [str(found.python), "-m", "pip", "--no-input", "--disable-pip-version-check", "install"]
-        _run([*pip, "--requirement", str(pins)], log_path, "pip")
+        # what is imported is compiled then; to compile all of it takes longer than to unpack it
+        _run([*pip, "--no-compile", "--requirement", str(pins)], log_path, "pip")
         num_bytes = sum(file.lstat().st_size for file in folder.rglob("*") if file.is_file())
         _write_stamp(folder, {**_wanted(name), "num_bytes": num_bytes})
         return require(name)
