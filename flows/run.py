@@ -141,16 +141,26 @@ def engines(options: EngineOptions) -> Iterator[None]:
         observer().message(_beginning(options, server))
         ray_environment(options)
         # Importing Prefect takes a second or two, which fits into the start of Ray.
-        importing = threading.Thread(target=lambda: __import__("prefect_ray"), daemon=True)
-        importing.start()
-        with ray_cluster(options):
-            importing.join()
+        with _importing("prefect_ray") as imported, ray_cluster(options):
+            imported()
             with _prefect_errors(), _use(server):
                 if server is not None:
                     # one with a password is this run's alone
                     where = f"; watch it at {server.url}" if server.password is None else ""
                     observer().message(f"ready after {time.monotonic() - started_s:.0f} s{where}")
                 yield
+
+
+@contextmanager
+def _importing(module: str) -> Iterator[Callable[[], None]]:
+    """Import a module in a thread, over at the end of the `with` block; yields what waits for it."""
+    thread = threading.Thread(target=lambda: __import__(module), name=f"import {module}", daemon=True)
+    thread.start()
+    try:
+        yield thread.join
+    finally:
+        # a process that exits beside a thread in the middle of an import may be aborted: "exception not rethrown"
+        thread.join()
 
 
 def _beginning(options: EngineOptions, server: RunServer | None) -> str:
