@@ -33,4 +33,6 @@ class Board:
 
 def new_board() -> Any:
     """A board on the Ray that this process is connected to; where it is killed it comes back, empty."""
-    return ray.remote(Board).options(num_cpus=0, max_restarts=-1).remote()
+    # it is asked several times a second, which would push everybody's tasks out of the history that Ray keeps
+    remote: Any = ray.remote(Board)
+    return remote.options(num_cpus=0, max_restarts=-1, enable_task_events=False).remote()

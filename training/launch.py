@@ -86,7 +86,9 @@ def launch(
     """
     # beside this process: the death of another node must not take what was told with it
     here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
-    board: Any = ray.remote(num_cpus=0, label_selector=here)(Board).remote()
+    # it is asked several times a second, which would push everybody's tasks out of the history that Ray keeps
+    remote: Any = ray.remote(Board)
+    board: Any = remote.options(num_cpus=0, label_selector=here, enable_task_events=False).remote()
     failed: list[BaseException] = []
     config = with_absolute_paths(with_updates(config))
     with notes_folder(config.output_dir) as folder:
