@@ -222,8 +222,8 @@ def compile_blocks(*networks: torch.nn.Module, sizes_vary: bool) -> None:
 
     Blocks differ in channels, sizes and whether gradients flow: an SD UNet has more kinds of them than the eight that
     torch translates of one class before it leaves the others as they are. Told nothing, it takes the second kind for a
-    sign that sizes vary, and all that follow are translated for any size: 26 of 28 at the shape of SD 1.5 (torch 2.12),
-    which takes longer and runs slower than 33 for the sizes that there are.
+    sign that sizes vary, and all that follow are translated for any size: 26 of 28 at the shape of SD 1.5 (torch 2.12).
+    Where sizes do not vary, 33 for those that there are need no arithmetic of unknown sizes.
     """
     dynamic = None if sizes_vary else False
     settings: Any = importlib.import_module("torch._dynamo.config")
