@@ -2,7 +2,7 @@
 
 Trains ControlNets on the small Stable Diffusion of examples/tiny_sd: runs that converge, negative controls whose hints
 belong to other images, runs that compare what lets it converge sooner, and one pair that measures what the probe costs.
-Two processes of one thread each, half an hour on two quiet cores. A run that is done is not done again: give the
+Two processes of one thread each, about half an hour on two quiet cores. A run that is done is not done again: give the
 same --folder to go on, delete RUN in it to repeat one. Beside the result it leaves the raw evaluations as JSON lines;
 --again says what they give with other thresholds, without training.
 
@@ -98,6 +98,7 @@ def run_all(specs: list[Spec], folder: Path, num_processes: int) -> None:
     """So many at a time, the longest first, in processes that import torch once."""
     missing = [spec for spec in specs if not (folder / spec.name / DONE).is_file()]
     missing.sort(key=lambda spec: -spec.updates * int(spec.options.get("gradient_accumulation_steps", 1)))
+    os.environ["OMP_NUM_THREADS"] = "1"  # theirs
     with ProcessPoolExecutor(num_processes, get_context("spawn"), begin) as pool:
         list(pool.map(prepare, ("related", "unrelated"), (folder, folder)))
         for spec in missing:

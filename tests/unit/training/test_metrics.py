@@ -73,10 +73,6 @@ def test_numbers_without_a_json_word_become_null(tmp_path: Path) -> None:
     }
 
 
-def wandb_files(output_dir: Path) -> list[Path]:
-    return sorted(output_dir.glob("wandb/offline-run-*/run-*.wandb"), key=lambda path: path.stat().st_mtime)
-
-
 def test_a_training_that_goes_on_is_one_run_of_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
@@ -84,6 +80,7 @@ def test_a_training_that_goes_on_is_one_run_of_wandb(tmp_path: Path, monkeypatch
         train_data_dir="d", condition="canny", pretrained_model_name_or_path="b", output_dir=str(tmp_path),
         report_to=("wandb",), tracker_project_name="mine",
     )  # fmt: skip
+    ids = []
     for first_update in (0, 2, 0):
         files = RunFiles(str(tmp_path))
         (tracker,) = trackers(config, files, first_update)
@@ -92,13 +89,14 @@ def test_a_training_that_goes_on_is_one_run_of_wandb(tmp_path: Path, monkeypatch
         tracker.scalar("control/gain", 0.25, first_update + 1)
         tracker.image("samples", np.zeros((8, 8, 3), np.uint8), first_update + 2)
         assert tracker._run.step == first_update + 2
+        ids.append(tracker._run.id)
         tracker.close()
         files.close()
-    first, again, new = (path.stem for path in wandb_files(tmp_path))
-    assert first == again != new
-    content = wandb_files(tmp_path)[0].read_bytes()
+    assert ids[0] == ids[1] != ids[2]
+    (written,) = tmp_path.glob(f"wandb/offline-run-*-{ids[2]}")
+    content = (written / f"run-{ids[2]}.wandb").read_bytes()
     assert all(word in content for word in (b"mine", b"loss", b"control/gain", b"learning_rate"))
-    assert list(wandb_files(tmp_path)[0].parent.glob("files/media/images/samples_*.png"))
+    assert list(written.glob("files/media/images/samples_*.png"))
 
 
 WITHOUT_KEY = """
