@@ -9,6 +9,7 @@ import queue
 import random
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -31,6 +32,7 @@ _TIMEOUT_S = 10.0
 _FIRST_WAIT_S, _MAX_WAIT_S = 1.0, 30.0
 _CLOSE_S = 30.0
 """How long the end of a run waits for what is still under way."""
+_GIVE_UP_S = 1.0
 _PASSING = frozenset({408, 425, 429})
 
 
@@ -68,6 +70,10 @@ class Webhook:
         self._close_s = close_s
         self._messages: queue.SimpleQueue[Mapping[str, Any] | None] = queue.SimpleQueue()
         self._num_waiting = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._given_up = False
+        # not the process's own: that belongs to whoever seeded it
+        self._draw = random.Random()  # noqa: S311 - spreads attempts
         # a daemon: an address that does not answer keeps nobody from ending
         self._thread = threading.Thread(target=self._deliver_all, name="webhook", daemon=True)
 
@@ -85,6 +91,20 @@ class Webhook:
         self._thread.join(self._close_s)
         if self._thread.is_alive():
             warning("webhook_failed", events=self._num_waiting, reason="the run ended before they were delivered")
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """Break off what is under way: no thread works on in a process that exits, or that goes on without us."""
+        self._given_up = True
+        if self._loop is not None:
+            with suppress(RuntimeError):  # it ended by itself meanwhile
+                self._loop.call_soon_threadsafe(self._cancel)
+        # not for longer: a resolver that hangs cannot be broken off
+        self._thread.join(_GIVE_UP_S)
+
+    def _cancel(self) -> None:
+        for task in asyncio.all_tasks():
+            task.cancel()
 
     def tell(self, event: str, fields: Mapping[str, Any]) -> None:
         """Post an event in the background, if it is one of `TOLD`."""
@@ -96,15 +116,20 @@ class Webhook:
         self._messages.put({"event": event, "text": text, "output_dir": self._run, "time": at, **fields})
 
     def _deliver_all(self) -> None:
-        while (message := self._messages.get()) is not None:
-            try:
-                problem = asyncio.run(self._deliver(message))
-            # a thread that nobody joins must not die of what a proxy, resolver or certificate comes up with
-            except Exception as error:  # noqa: BLE001
-                problem = type(error).__name__
-            self._num_waiting -= 1
-            if problem:
-                warning("webhook_failed", event_name=message["event"], update=message.get("update"), reason=problem)
+        with asyncio.Runner() as runner, suppress(asyncio.CancelledError):
+            self._loop = runner.get_loop()
+            while (message := self._messages.get()) is not None and not self._given_up:
+                self._deliver_one(runner, message)
+
+    def _deliver_one(self, runner: asyncio.Runner, message: Mapping[str, Any]) -> None:
+        try:
+            problem = runner.run(self._deliver(message))
+        # a thread that nobody joins must not die of what a proxy, resolver or certificate comes up with
+        except Exception as error:  # noqa: BLE001
+            problem = type(error).__name__
+        self._num_waiting -= 1
+        if problem:
+            warning("webhook_failed", event_name=message["event"], update=message.get("update"), reason=problem)
 
     async def _deliver(self, message: Mapping[str, Any]) -> str:
         """Post until it is taken; returns why it was not, "" where it was."""
@@ -118,7 +143,7 @@ class Webhook:
             for attempt in range(_MAX_ATTEMPTS):
                 if attempt:
                     longest_s = min(_MAX_WAIT_S, self._first_wait_s * 2 ** (attempt - 1))
-                    await asyncio.sleep(longest_s * random.uniform(0.5, 1.0))  # noqa: S311 - spreads attempts
+                    await asyncio.sleep(longest_s * self._draw.uniform(0.5, 1.0))
                 problem, may_pass = await self._post(session, message)
                 if not may_pass:
                     break

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Self
 
 import psutil
@@ -100,8 +100,16 @@ class RayNode:
 class RayHead(RayNode):
     """`ray start --head` on loopback and free ports, in a folder of its own."""
 
-    def __init__(self, num_cpus: int = 2, *, dashboard: bool = False) -> None:
-        """`dashboard`: whether there is one, and with it the Jobs API."""
+    def __init__(
+        self, num_cpus: int = 2, *, dashboard: bool = False, settings: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        """Choose ports and a token.
+
+        Args:
+            num_cpus: of this node.
+            dashboard: whether there is one, and with it the Jobs API.
+            settings: what Ray's own processes on this node read from the environment.
+        """
         # short: the sockets in it have long names, and a socket's path may have 107 bytes
         folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
         self.address = f"127.0.0.1:{_free_port()}"
@@ -132,7 +140,7 @@ class RayHead(RayNode):
         noticing = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "5"}
         words = [word for option in options.items() for word in option]
         start = ["ray.scripts.scripts", "start", "--block", "--head", *words]
-        super().__init__(start, {**self.environment, **noticing, "PATH": path}, folder, "head")
+        super().__init__(start, {**self.environment, **noticing, **settings, "PATH": path}, folder, "head")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

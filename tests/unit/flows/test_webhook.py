@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import random
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -91,6 +93,15 @@ def test_an_address_that_hangs_does_not_hold_the_run(capsys: pytest.CaptureFixtu
             webhook.tell("control_following", FIELDS)
             webhook.tell("control_settled", FIELDS)
         assert "events=2" in capsys.readouterr().err
+    assert not [thread for thread in threading.enumerate() if thread.name == "webhook"], "it works on"
+
+
+def test_the_random_numbers_of_the_process_are_left_alone() -> None:
+    before = random.getstate()
+    with HttpServer({f"/{SECRET}": answer(status="503 Later")}) as server:
+        tell(server, "stalled")
+        assert len(server.requests) > 1
+    assert random.getstate() == before
 
 
 def test_without_an_address_nothing_happens() -> None:
