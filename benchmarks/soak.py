@@ -2,9 +2,10 @@
 
 Usage: python benchmarks/soak.py [--minutes 120] [--seed 20] [--out benchmarks/results/NAME.md]
 
-Ray and the Prefect server are started once and live as long as the soak, as those of a cluster do, Ray with the settings
-of docs/cluster.md for a head that serves for long. Every round makes a dataset, adds a layer with a network and trains on it, and each command is killed, or something that it works with, and
-run again until it ends by itself. Exits with 1 where a row is lost, memory grows, or something is left over.
+Ray and the Prefect server are started once and live as long as the soak, as those of a cluster do, Ray with the
+settings of docs/cluster.md for a head that serves for long. Every round makes a dataset, adds a layer with a network
+and trains on it, and each command is killed, or something that it works with, and run again until it ends by itself.
+Exits with 1 where a row is lost, memory grows, or something is left over.
 """
 
 import argparse
