@@ -3,13 +3,27 @@
 import json
 import os
 import socket
-import subprocess
-import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from multiprocessing.context import ForkServerContext, SpawnContext
 
 _LIMIT_S = 900.0
+_LOADED_ONCE: Final = (
+    "deepspeed.checkpoint",
+    "deepspeed.runtime.engine",
+    "diffusers.models.controlnets.controlnet",
+    "diffusers.optimization",
+    "tasks.read_back",
+    "training.loop",
+    "transformers.models.clip.modeling_clip",
+    "transformers.models.clip.tokenization_clip",
+)
+"""What every rank imports, for some seconds: in one process, of which each rank is a copy."""
 FOLLOWED_AT_ONCE: Final = {
     "following_gain": 1e-12,
     "following_high_gain": 1e-12,
@@ -45,6 +59,7 @@ def train_on_ranks(
     *,
     read_back: bool = False,
     unwatched: bool = False,
+    fresh: bool = False,
 ) -> list[dict[str, Any]]:
     """Train each configuration on so many ranks; returns for each what rank 0 says: the outcome, or the error.
 
@@ -54,49 +69,53 @@ def train_on_ranks(
         folder: for messages and logs of the processes.
         read_back: whether the runs measure controllability with the annotators of their datasets.
         unwatched: whether they are without callbacks, though rows are held out for a probe.
+        fresh: whether the ranks import everything themselves, as where the test has changed what is read at an import.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "configs.json").write_text(json.dumps([{**config, "num_workers": num_ranks} for config in configs]))
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    common = {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "WORLD_SIZE": str(num_ranks),
-        "OMP_NUM_THREADS": "1",
-    }
-    logs = [folder / f"rank-{rank}.log" for rank in range(num_ranks)]
-    processes = []
-    for rank, path in enumerate(logs):
-        with path.open("wb") as log_file:
-            processes.append(
-                subprocess.Popen(  # noqa: S603 - our own module
-                    [
-                        sys.executable,
-                        "-m",
-                        "controlmill.testing.ranks",
-                        str(folder),
-                        *(["read-back"] if read_back else []),
-                        *(["unwatched"] if unwatched else []),
-                    ],
-                    env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-                    stdout=log_file,
-                    stderr=subprocess.STDOUT,
-                )
-            )
+    run_args = (folder, read_back, unwatched)
+    context: SpawnContext | ForkServerContext = get_context("spawn") if fresh else get_context("forkserver")
+    context.set_forkserver_preload(list(_LOADED_ONCE))
+    processes = [
+        context.Process(target=_be_a_rank, args=(environment, *run_args)) for environment in _environments(num_ranks)
+    ]
+    deadline_s = time.monotonic() + _LIMIT_S
     try:
-        codes = [process.wait(_LIMIT_S) for process in processes]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(max(0.0, deadline_s - time.monotonic()))
+        codes = [process.exitcode for process in processes]
     finally:
         for process in processes:
-            process.kill()
-            process.wait()
-    if any(codes):
-        raise RuntimeError("\n".join(path.read_text(errors="replace")[-3000:] for path in logs))
+            if process.is_alive():
+                process.kill()
+                process.join()
+    if codes != [0] * num_ranks:
+        logs = [_log_of(folder, rank).read_text(errors="replace")[-3000:] for rank in range(num_ranks)]
+        raise RuntimeError("\n".join([f"exit codes {codes}", *logs]))
     outcomes: list[dict[str, Any]] = json.loads((folder / "outcomes.json").read_text())
     return outcomes
 
 
-def _be_a_rank(folder: Path, *, read_back: bool, unwatched: bool) -> None:
+def _environments(num_ranks: int) -> list[dict[str, str]]:
+    """This process's environment with what `torch.distributed` reads, for each rank."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    common = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(num_ranks)}
+    return [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(num_ranks)]
+
+
+def _log_of(folder: Path, rank: int) -> Path:
+    return folder / f"rank-{rank}.log"
+
+
+def _be_a_rank(environment: Mapping[str, str], folder: Path, read_back: bool, unwatched: bool) -> None:  # noqa: FBT001
+    os.environ.clear()
+    os.environ.update(environment)
+    log = os.open(_log_of(folder, int(environment["RANK"])), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
     import dataclasses
 
     import torch
@@ -110,6 +129,7 @@ def _be_a_rank(folder: Path, *, read_back: bool, unwatched: bool) -> None:
     from training.place import Place
     from training.setup import assembled
 
+    torch.set_num_threads(1)
     dist.init_process_group("gloo")
     place = Place(dist.get_rank(), dist.get_world_size(), torch.device("cpu"))
     outcomes = []
@@ -128,7 +148,3 @@ def _be_a_rank(folder: Path, *, read_back: bool, unwatched: bool) -> None:
         (folder / "outcomes.json").write_text(json.dumps(outcomes))
     dist.barrier()
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    _be_a_rank(Path(sys.argv[1]), read_back="read-back" in sys.argv[2:], unwatched="unwatched" in sys.argv[2:])

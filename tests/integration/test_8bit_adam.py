@@ -1,7 +1,6 @@
 """Adam with 8-bit moments by the real bitsandbytes, which `make install` puts in a folder of its own."""
 
 import json
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -28,11 +27,12 @@ def losses(run: Path) -> list[float]:
 
 
 def test_it_keeps_near_adamw_and_goes_on_bit_by_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(BITSANDBYTES), os.environ.get("PYTHONPATH", "")]))
     write_tiny_sd(tmp_path / "base", unet_widths=(16, 16, 16, 16))
     write_training_set(tmp_path, num_rows=24, size=64)
+    # after that, so that this process, in which other tests run, does not import it
+    monkeypatch.syspath_prepend(str(BITSANDBYTES))
     first = [config(tmp_path, "adamw"), config(tmp_path, "whole", **EIGHT_BITS)]
-    outcomes = train_on_ranks(1, first, tmp_path / "ranks")
+    outcomes = train_on_ranks(1, first, tmp_path / "ranks", fresh=True)
     assert [outcome.get("update") for outcome in outcomes] == [4, 4], outcomes
     assert losses(tmp_path / "whole")[0] == losses(tmp_path / "adamw")[0]  # before any moment was used
     assert losses(tmp_path / "whole")[1:] != losses(tmp_path / "adamw")[1:]
@@ -42,7 +42,7 @@ def test_it_keeps_near_adamw_and_goes_on_bit_by_bit(tmp_path: Path, monkeypatch:
     for done in ("checkpoint-4", "controlnet"):
         shutil.rmtree(tmp_path / "again" / done)
     again = config(tmp_path, "again", **EIGHT_BITS, resume_from_checkpoint="latest")
-    (outcome,) = train_on_ranks(1, [again], tmp_path / "ranks-again")
+    (outcome,) = train_on_ranks(1, [again], tmp_path / "ranks-again", fresh=True)
     assert outcome.get("update") == 4, outcome
     assert losses(tmp_path / "again") == losses(tmp_path / "whole")
     one, two = (

@@ -111,7 +111,7 @@ def test_a_run_on_s3_goes_on_from_there(folder: Path, bucket: str) -> None:
     begun = config(folder, "", **{**there, "max_train_steps": 2, "zero_stage": 2})
     ended = config(folder, "", **{**there, "zero_stage": 2, "resume_from_checkpoint": "latest"})
     here = config(folder, "on_disk", zero_stage=2)
-    *_, expected = outcomes = train_on_ranks(2, [begun, ended, here], folder / "ranks-s3")
+    *_, expected = outcomes = train_on_ranks(2, [begun, ended, here], folder / "ranks-s3", fresh=True)
     assert [outcome.get("update") for outcome in outcomes] == [2, 3, 3], outcomes
     assert expected["samples_seen"] == 12
     lines = files.cat_file(f"{BUCKET}/run/metrics.jsonl").decode().splitlines()
