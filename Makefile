@@ -24,10 +24,11 @@ demo: $(VENV)/.installed  ## from URLs to a ControlNet that suddenly converges; 
 deploy: $(VENV)/.installed  ## scheduled runs on this machine: Prefect server, deployments of prefect.yaml, worker
 	$(BIN)/python examples/deploy.py
 
-# a file in one process; as many processes as CPUs, but for tests that start engines, which need the CPUs themselves
+# a file in one process; as many processes as CPUs, but for tests that start engines: each of them has its own Ray, and
+# waits for it now and then, so that three keep two CPUs busy
 test: $(VENV)/.installed  ## run every test
 	$(BIN)/python -m pytest tests/unit --numprocesses=auto --maxprocesses=4 --dist=loadfile --quiet
-	$(BIN)/python -m pytest tests/integration tests/e2e --numprocesses=2 --dist=loadfile --durations=20 --quiet
+	$(BIN)/python -m pytest tests/integration tests/e2e --numprocesses=3 --dist=loadfile --durations=20 --quiet
 
 check: $(VENV)/.installed  ## what must pass first: style, types, walls, generated docs, links of the site
 	$(BIN)/ruff check .
