@@ -95,9 +95,14 @@ def with_seeds_from(first: int, specs: list[Spec]) -> list[Spec]:
 
 
 def run_all(specs: list[Spec], folder: Path, num_processes: int) -> None:
-    """So many at a time, the longest first, in processes that import torch once."""
+    """So many at a time, in processes that import torch once: the pair of costs() beside each other, then the longest."""
     missing = [spec for spec in specs if not (folder / spec.name / DONE).is_file()]
-    missing.sort(key=lambda spec: -spec.updates * int(spec.options.get("gradient_accumulation_steps", 1)))
+
+    def rank(spec: Spec) -> tuple[bool, int]:
+        batches = spec.updates * int(spec.options.get("gradient_accumulation_steps", 1))
+        return not spec.name.startswith("cost-"), -batches
+
+    missing.sort(key=rank)
     os.environ["OMP_NUM_THREADS"] = "1"  # theirs
     with ProcessPoolExecutor(num_processes, get_context("spawn"), begin) as pool:
         list(pool.map(prepare, ("related", "unrelated"), (folder, folder)))
