@@ -95,7 +95,7 @@ def with_seeds_from(first: int, specs: list[Spec]) -> list[Spec]:
 
 
 def run_all(specs: list[Spec], folder: Path, num_processes: int) -> None:
-    """So many at a time, in processes that import torch once: the pair of costs() beside each other, then the longest."""
+    """So many at a time, in processes that import torch once: the pair of `costs`, then the longest first."""
     missing = [spec for spec in specs if not (folder / spec.name / DONE).is_file()]
 
     def rank(spec: Spec) -> tuple[bool, int]:
