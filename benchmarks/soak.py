@@ -254,7 +254,7 @@ def surroundings(seed: int, deadline_s: float) -> Iterator[Soak]:
 
 def report(soak: Soak, minutes: float, seed: int) -> str:
     """The result file."""
-    verdict = "FAILED" if soak.problems else "nothing lost, nothing left over, no memory grown"
+    verdict = "FAILED" if soak.problems else "nothing lost, nothing left over, memory within its bounds"
     lines = [
         *heading("Soak"),
         f"{minutes:.0f} minutes, seed {seed}: {verdict}.",
