@@ -127,10 +127,11 @@ def report(folder: Path, results: Path, first_seed: int) -> None:
         "",
         f"The loops of these runs took {cpu_s:,.0f} CPU s, {cpu_s / 120:.0f} minutes of two cores; asked: 30.",
     ]
-    lines += ["", f"![curves of all runs]({stem}.png)", ""]
+    lines += ["", f"![curves of all runs]({stem}.png)" if found else "", ""]
     (results / f"{stem}.md").write_text("\n".join(lines))
     (results / f"{stem}.jsonl").write_text("\n".join([*raw_lines([*found, *compared]), ""]))
-    draw(found, results / f"{stem}.png")
+    if found:
+        draw(found, results / f"{stem}.png")
     print("\n".join(lines))
 
 
