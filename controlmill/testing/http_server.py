@@ -104,7 +104,7 @@ class HttpServer:
         # connections that the kernel had accepted in this moment become conversations first, in a few turns of the loop
         for _ in range(_TURNS_TO_ACCEPT):
             await asyncio.sleep(0)
-        for conversation in self._conversations:
+        for conversation in tuple(self._conversations):
             conversation.cancel()
         await asyncio.gather(*self._conversations, return_exceptions=True)
 
@@ -112,18 +112,21 @@ class HttpServer:
         self.num_connections += 1
         conversation = asyncio.ensure_future(self._converse(reader, writer))
         self._conversations.add(conversation)
-        conversation.add_done_callback(self._conversations.discard)
 
-    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # a client that goes away in the middle is part of every test here, and no error of the server
-        try:
-            with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-                while await self._answer(await reader.readuntil(b"\r\n\r\n"), reader, writer):
-                    pass
-        finally:
+        # not at the end of the conversation itself: one that is cancelled before its first step has none
+        def end(_: asyncio.Task[None]) -> None:
+            self._conversations.discard(conversation)
             writer.close()
             if self._stop.is_set():  # not even for a client that does not read
                 writer.transport.abort()
+
+        conversation.add_done_callback(end)
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # a client that goes away in the middle is part of every test here, and no error of the server
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            while await self._answer(await reader.readuntil(b"\r\n\r\n"), reader, writer):
+                pass
 
     async def _answer(self, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         first, *lines = head.decode("latin-1").split("\r\n")
