@@ -71,7 +71,6 @@ class Webhook:
         self._messages: queue.SimpleQueue[Mapping[str, Any] | None] = queue.SimpleQueue()
         self._num_waiting = 0
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._given_up = False
         # not the process's own: that belongs to whoever seeded it
         self._draw = random.Random()  # noqa: S311 - spreads attempts
         # a daemon: an address that does not answer keeps nobody from ending
@@ -95,7 +94,6 @@ class Webhook:
 
     def _give_up(self) -> None:
         """Break off what is under way: no thread works on in a process that exits, or that goes on without us."""
-        self._given_up = True
         if self._loop is not None:
             with suppress(RuntimeError):  # it ended by itself meanwhile
                 self._loop.call_soon_threadsafe(self._cancel)
@@ -118,7 +116,7 @@ class Webhook:
     def _deliver_all(self) -> None:
         with asyncio.Runner() as runner, suppress(asyncio.CancelledError):
             self._loop = runner.get_loop()
-            while (message := self._messages.get()) is not None and not self._given_up:
+            while (message := self._messages.get()) is not None:
                 self._deliver_one(runner, message)
 
     def _deliver_one(self, runner: asyncio.Runner, message: Mapping[str, Any]) -> None:

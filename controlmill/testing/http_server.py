@@ -104,7 +104,7 @@ class HttpServer:
         # connections that the kernel had accepted in this moment become conversations first, in a few turns of the loop
         for _ in range(_TURNS_TO_ACCEPT):
             await asyncio.sleep(0)
-        for conversation in tuple(self._conversations):
+        for conversation in self._conversations:
             conversation.cancel()
         await asyncio.gather(*self._conversations, return_exceptions=True)
 
