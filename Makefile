@@ -25,7 +25,7 @@ deploy: $(VENV)/.installed  ## scheduled runs on this machine: Prefect server, d
 	$(BIN)/python examples/deploy.py
 
 # a file in one process; as many processes as CPUs, but for tests that start engines: each of them has its own Ray, and
-# waits for it now and then, so that three keep two CPUs busy
+# waits for it now and then
 test: $(VENV)/.installed  ## run every test
 	$(BIN)/python -m pytest tests/unit --numprocesses=auto --maxprocesses=4 --dist=loadfile --quiet
 	$(BIN)/python -m pytest tests/integration tests/e2e --numprocesses=3 --dist=loadfile --durations=20 --quiet
