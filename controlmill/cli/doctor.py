@@ -36,7 +36,7 @@ def command(output_folder: str, ray_address: str | None, timeout: float | None, 
     from controlmill import logs
     from controlmill.config import EngineOptions
     from controlmill.config.base import validate
-    from flows.doctor.examine import LIMIT_S, examine
+    from flows.doctor.examine import LIMIT_S, end, examine
 
     options = validate(EngineOptions, {} if ray_address is None else {"ray_address": ray_address})
     logs.configure("text", only_warnings=True)
@@ -54,4 +54,4 @@ def command(output_folder: str, ray_address: str | None, timeout: float | None, 
     num_problems = sum(finding.verdict == "problem" for finding in findings)
     if num_problems:
         click.echo(f"{num_problems} problem{'s' if num_problems > 1 else ''}", err=True)
-        sys.exit(1)
+    end(1 if num_problems else 0)

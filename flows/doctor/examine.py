@@ -1,6 +1,8 @@
 """All checks, side by side: the engines take ten seconds to start, and torch a few to be imported."""
 
 import logging
+import os
+import sys
 import threading
 import time
 import warnings
@@ -14,6 +16,7 @@ from flows.doctor.finding import Check, Finding
 LIMIT_S = 16.0
 """With what Python takes to start and end, the whole takes less than 20 s, whoever does not answer."""
 _END_S = 1.0
+_PREFIX = "doctor "
 
 
 def examine(options: EngineOptions, uri: str, limit_s: float = LIMIT_S) -> Iterator[Finding]:
@@ -39,13 +42,26 @@ def examine(options: EngineOptions, uri: str, limit_s: float = LIMIT_S) -> Itera
             yield from one.findings(deadline_s, limit_s)
 
 
+def end(exit_code: int) -> None:
+    """End the process, at once where a check is still at work.
+
+    The interpreter's own end stops such a thread wherever it next asks for the interpreter; within native code, as in
+    the import of torch, that aborts the whole process: -6 instead of `exit_code`.
+    """
+    if any(thread.name.startswith(_PREFIX) for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(exit_code)
+    sys.exit(exit_code)
+
+
 class _Running:
-    """A check in a thread that may hang: it is a daemon, which the end of the process does not wait for."""
+    """A check in a thread that may hang: see `end`."""
 
     def __init__(self, check: Check) -> None:
         self._check = check
         self._found: list[Finding] = []
-        self._thread = threading.Thread(target=self._examine, name=f"doctor {_name(check)}", daemon=True)
+        self._thread = threading.Thread(target=self._examine, name=_PREFIX + _name(check), daemon=True)
         self._thread.start()
 
     def _examine(self) -> None:
