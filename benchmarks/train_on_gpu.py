@@ -162,6 +162,13 @@ def flops_per_image(folder: Path) -> float:
     return float(counter.get_total_flops())
 
 
+def noted(notes: Path | None) -> list[Measured]:
+    """What was measured before a time limit ended the benchmark."""
+    if notes is None or not notes.exists():
+        return []
+    return [Measured(**json.loads(line)) for line in notes.read_text().splitlines()]
+
+
 def report(found: list[Measured], flops: float, rate: float, num_updates: int) -> list[str]:
     """Markdown lines."""
     properties = torch.cuda.get_device_properties(0)
@@ -192,7 +199,9 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=16)
     parser.add_argument("--folder", type=Path, help="base and dataset, made where they are not there")
     parser.add_argument("--profile", type=Path, help="folder for tables of kernels")
-    parser.add_argument("--notes", type=Path, help="a JSON line per variant, written at once")
+    parser.add_argument(
+        "--notes", type=Path, help="a JSON line per variant, written at once; what is in it is not measured again"
+    )
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
@@ -205,13 +214,15 @@ def main() -> None:
         if not (folder / "dataset").is_dir():
             prepare(folder)
         rate, flops = matmul_flops(), flops_per_image(folder)
-        found = []
+        found = noted(arguments.notes)
         for variant in arguments.variants:
+            if variant in (one.variant for one in found):
+                continue
             profile = arguments.profile and arguments.profile / variant
             found.append(measure(folder, variant, arguments.updates, profile))
             if arguments.notes:
                 with arguments.notes.open("a") as notes:
-                    notes.write(json.dumps(asdict(found[-1]) | {"flops": flops, "rate": rate}) + "\n")
+                    notes.write(json.dumps(asdict(found[-1])) + "\n")
     text = "\n".join(report(found, flops, rate, arguments.updates)) + "\n"
     print(text)
     if arguments.out:
