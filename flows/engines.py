@@ -91,6 +91,8 @@ def ray_environment(options: "EngineOptions") -> None:
     if options.metrics_port is not None:
         os.environ.update(RAY_enable_metrics_collection="1")
     os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
+    # No node of it is taken away with a warning, which an actor of every training would wait for.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     # The switch that Ray has for other systems makes it keep to the loopback address here too.
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     if "ray" in sys.modules:

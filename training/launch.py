@@ -1,26 +1,23 @@
 """The loop on Ray Train: workers, their restart after a failure, and what they tell the process that started them."""
 
-import os
 import shutil
-import socket
 import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train._internal.utils import get_address_and_port
-from ray.train.torch import TorchConfig, TorchTrainer
-from ray.train.torch.config import _TorchBackend
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from controlmill.errors import ControlmillError, EngineError, NonFiniteLossError, WorkerLostError
 from storage.filesystem import one_line, open_files, redact
+from training.board import Board
 from training.checkpoints import Checkpoints
+from training.process_group import ProcessGroup
 from training.restart import RAY_NOTES
 
 if TYPE_CHECKING:
@@ -29,42 +26,9 @@ if TYPE_CHECKING:
     from training.outcome import Outcome
 
 _POLL_S = 0.25
+_UNNEEDED = ("DatasetsCallback", "PlacementGroupCleanerCallback")
 _PATHS = ("train_data_dir", "output_dir", "deepspeed", "offload_folder")
 _WEIGHTS = ("pretrained_model_name_or_path", "controlnet_model_name_or_path", "transfer_from")
-
-
-@dataclass
-class Board:
-    """What the workers leave for the process that started them; a Ray actor without a CPU of its own."""
-
-    records: list[Mapping[str, Any]] = field(default_factory=list)
-    error: ControlmillError | None = None
-    outcome: "Outcome | None" = None
-
-    def tell(self, record: Mapping[str, Any]) -> None:
-        """Keep a record until it is taken."""
-        self.records.append(record)
-
-    def take(self) -> list[Mapping[str, Any]]:
-        """What was told since the last call."""
-        taken, self.records = self.records, []
-        return taken
-
-    def fail(self, error: ControlmillError) -> None:
-        """Keep the first error that no restart would cure."""
-        self.error = self.error or error
-
-    def failure(self) -> ControlmillError | None:
-        """That error."""
-        return self.error
-
-    def finish(self, outcome: "Outcome") -> None:
-        """Keep how the run ended."""
-        self.outcome = outcome
-
-    def ending(self) -> "Outcome | None":
-        """How the run ended."""
-        return self.outcome
 
 
 def launch(
@@ -184,7 +148,9 @@ def with_absolute_paths(config: "TrainConfig") -> "TrainConfig":
     return config.model_copy(update=changed)
 
 
-def _trainer(config: "TrainConfig", board: Any, folder: str, read_backs: "Mapping[str, ReadBack]") -> TorchTrainer:
+def _trainer(
+    config: "TrainConfig", board: Any, folder: str, read_backs: "Mapping[str, ReadBack]"
+) -> DataParallelTrainer:
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     use_gpu = resources.get("GPU", 0) > 0 if config.use_gpu is None else config.use_gpu
     launch_id = uuid.uuid4().hex
@@ -201,7 +167,7 @@ def _trainer(config: "TrainConfig", board: Any, folder: str, read_backs: "Mappin
             use_gpu=use_gpu,
             resources_per_worker={"CPU": _cpus(config, resources), **({"GPU": 1} if use_gpu else {})},
         ),
-        torch_config=_OneAddress(backend="nccl" if use_gpu else "gloo"),
+        backend_config=ProcessGroup("nccl" if use_gpu else "gloo"),
         run_config=RunConfig(
             name=f"train-{launch_id}",
             storage_path=folder,
@@ -210,71 +176,17 @@ def _trainer(config: "TrainConfig", board: Any, folder: str, read_backs: "Mappin
     )
 
 
-class _Trainer(TorchTrainer):
-    """Ray's trainer without the detached actor that it starts beside every run to remove placement groups.
+class _Trainer(DataParallelTrainer):
+    """Ray's trainer without two actors that it starts beside every run.
 
-    In Ray 2.60 it ends its thread but not itself where the run was killed, so each such run leaves a process in the
-    cluster. The groups end with the run's controller, whose they are.
+    One keeps the datasets of Ray Data, of which there are none here. The other one removes placement groups: in Ray
+    2.60 it ends its thread but not itself where the run was killed, so each such run leaves a process in the cluster.
+    The groups end with the run's controller, whose they are.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
-        callbacks = super()._create_default_callbacks()  # type: ignore[misc]
-        return [one for one in callbacks if type(one).__name__ != "PlacementGroupCleanerCallback"]
-
-
-class _OneAddress(TorchConfig):
-    """As Ray sets torch up, but that the ranks meet at one address: a store of torch's own listens on all of them."""
-
-    @property
-    def backend_cls(self) -> type["_OneAddressBackend"]:
-        """What Ray sets the ranks up with."""
-        return _OneAddressBackend
-
-
-class _OneAddressBackend(_TorchBackend):
-    def on_start(self, worker_group: Any, backend_config: Any) -> None:
-        """Set the ranks up; all of them are clients of a store that the first one has opened."""
-        worker_group.execute(_be_client)
-        ranks: Any = _Ranks(worker_group)
-        super().on_start(ranks, backend_config)
-
-
-class _Ranks:
-    """Ray's group of workers, of which the first one opens the store where Ray only looks for a port."""
-
-    def __init__(self, group: Any) -> None:
-        self._group = group
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._group, name)
-
-    def __len__(self) -> int:
-        return len(self._group)
-
-    def execute_single(self, rank: int, function: Callable[..., Any], *values: Any, **named: Any) -> Any:
-        wanted = _open_store if function is get_address_and_port else function
-        return self._group.execute_single(rank, wanted, *values, **named)
-
-
-_stores: list[Any] = []
-"""The store of this process lives as long as it does."""
-
-
-def _be_client() -> None:
-    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"
-    if ray.util.get_node_ip_address().startswith(("127.", "::1")):  # type: ignore[no-untyped-call]
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", socket.if_indextoname(1))  # or it listens where our name leads
-
-
-def _open_store() -> tuple[str, int]:
-    """A store that listens at this node's address in the cluster and nowhere else; that address and its port."""
-    from torch.distributed import TCPStore  # type: ignore[attr-defined]
-
-    address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
-    listening = socket.create_server((address, 0), family=socket.AF_INET6 if ":" in address else socket.AF_INET)
-    port: int = listening.getsockname()[1]
-    _stores.append(TCPStore(address, port, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach()))
-    return address, port
+        callbacks = super()._create_default_callbacks()
+        return [one for one in callbacks if type(one).__name__ not in _UNNEEDED]
 
 
 def _cpus(config: "TrainConfig", resources: Mapping[str, float]) -> int:
@@ -286,6 +198,9 @@ def _cpus(config: "TrainConfig", resources: Mapping[str, float]) -> int:
 
 def _work(arguments: Mapping[str, Any]) -> None:
     """One worker, in its own process."""
+    import torch
+    from ray.train.torch import get_device
+
     from controlmill.config import TrainConfig
     from training.loop import train
     from training.place import Place
@@ -294,11 +209,13 @@ def _work(arguments: Mapping[str, Any]) -> None:
     if ray.get(board.failure.remote()) is not None:
         # restarted for an error that would only come again: an orderly end lets Ray stop here
         return
-    context = ray.train.get_context()
+    context, device = ray.train.get_context(), get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     place = Place(
         context.get_world_rank(),
         context.get_world_size(),
-        ray.train.torch.get_device(),
+        device,
         arguments["launch"],
         lambda record: board.tell.remote(dict(record)),
     )

@@ -1,5 +1,7 @@
 """How many updates a run has where they are counted from its last checkpoint."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -41,3 +43,9 @@ def test_notes_of_ray_are_gone_after_a_run_and_those_of_a_killed_one_at_the_next
     Path(folder, "of-a-killed-one").touch()
     with notes_folder(str(run)) as folder:
         assert not list(Path(folder).iterdir())
+
+
+def test_torch_is_left_to_the_ranks() -> None:
+    # seconds and 200 MB each for the process that starts the run, its board and Ray's controller
+    lines = "import sys, training.launch, flows.train_controlnet; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", lines], check=False).returncode == 0
