@@ -75,7 +75,9 @@ $(VENV)/.pip:
 
 $(VENV)/.installed: $(VENV)/.pip pyproject.toml constraints.txt
 	@echo "installing into $(VENV): takes some minutes the first time"
-	$(PIP) install --quiet --constraint constraints.txt --build-constraint constraints.txt --editable $(WANTED)
+	$(PIP) install --quiet --no-compile --constraint constraints.txt --build-constraint constraints.txt --editable $(WANTED)
 	# apart, for the one test of it: diffusers imports it wherever it is, a second at the start of every process
-	$(PIP) install --quiet --constraint constraints.txt --no-deps --target $(VENV)/bitsandbytes bitsandbytes
+	$(PIP) install --quiet --no-compile --constraint constraints.txt --no-deps --target $(VENV)/bitsandbytes bitsandbytes
+	# on all CPUs, where pip has one at work; without tests of packages. Some ship files that are no Python: they stay as they are
+	@$(BIN)/python -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib || true
 	@touch $@
