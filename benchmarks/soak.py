@@ -1,6 +1,6 @@
 """Build, annotate and train in a loop against a faulty server, with workers, actors and drivers killed at random.
 
-Usage: python benchmarks/soak.py [--minutes 120] [--seed 20] [--lasting-head] [--out benchmarks/results/NAME.md]
+Usage: python benchmarks/soak.py [--minutes 120] [--seed 20] [--out benchmarks/results/NAME.md]
 
 Ray and the Prefect server are started once and live as long as the soak, as those of a cluster do; every round makes a
 dataset, adds a layer with a network and trains on it, and each command is killed, or something that it works with, and
@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,11 +44,6 @@ MAX_GROWTH = 1.25
 """A process may have so much more memory at the end than when the first rounds had warmed it up, and:"""
 SLACK_BYTES = 48 * 1024 * 1024
 WARM_ROUNDS = 2
-LASTING_HEAD = {
-    "RAY_task_events_max_num_task_in_gcs": "10000",
-    "RAY_maximum_gcs_destroyed_actor_cached_count": "1000",
-}
-"""What docs/cluster.md advises for a head that serves for long: with --lasting-head, else Ray's own."""
 KILL_WITHIN_S = {"build": 12.0, "annotate": 20.0, "train": 30.0}
 MIB = 1024 * 1024
 _LIMIT_S = 600
@@ -225,7 +220,7 @@ def _long_lived_prefect() -> list[psutil.Process]:
 
 
 @contextmanager
-def surroundings(seed: int, deadline_s: float, settings: Mapping[str, str]) -> Iterator[Soak]:
+def surroundings(seed: int, deadline_s: float) -> Iterator[Soak]:
     """The servers, Ray, Prefect and networks of a soak, all ended with it."""
     from flows.engines import RunServer
 
@@ -237,7 +232,7 @@ def surroundings(seed: int, deadline_s: float, settings: Mapping[str, str]) -> I
     os.environ.update(CONTROLMILL_WEIGHTS=str(folder / "weights"), XDG_DATA_HOME=str(folder / "data"))
     prefect = RunServer()
     try:
-        with PictureServer() as pictures, HostileServer() as hostile, RayHead(settings=settings) as head:
+        with PictureServer() as pictures, HostileServer() as hostile, RayHead() as head:
             prefect.wait()
             os.environ.update({**head.environment, "PREFECT_API_URL": prefect.api_url, "TMPDIR": str(temporary)})
             soak = Soak(folder, head, (pictures, hostile), random.Random(seed), deadline_s)
@@ -278,12 +273,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=120)
     parser.add_argument("--seed", type=int, default=20)
-    parser.add_argument("--lasting-head", action="store_true", help="Ray with the shorter history of docs/cluster.md")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     started_s = time.monotonic()
-    settings = LASTING_HEAD if arguments.lasting_head else {}
-    with surroundings(arguments.seed, started_s + arguments.minutes * 60, settings) as soak:
+    with surroundings(arguments.seed, started_s + arguments.minutes * 60) as soak:
         while time.monotonic() < soak.deadline_s and not soak.problems:
             soak.round()
             print(f"round {soak.num_rounds}: {dict(soak.kills)} {soak.problems}", flush=True)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import Self
 
 import psutil
@@ -100,9 +100,7 @@ class RayNode:
 class RayHead(RayNode):
     """`ray start --head` on loopback and free ports, in a folder of its own."""
 
-    def __init__(
-        self, num_cpus: int = 2, *, dashboard: bool = False, settings: Mapping[str, str] = MappingProxyType({})
-    ) -> None:
+    def __init__(self, num_cpus: int = 2, *, dashboard: bool = False) -> None:
         """Choose ports and a token.
 
         Args:
@@ -140,7 +138,7 @@ class RayHead(RayNode):
         noticing = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "5"}
         words = [word for option in options.items() for word in option]
         start = ["ray.scripts.scripts", "start", "--block", "--head", *words]
-        super().__init__(start, {**self.environment, **noticing, **settings, "PATH": path}, folder, "head")
+        super().__init__(start, {**self.environment, **noticing, "PATH": path}, folder, "head")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
