@@ -7,11 +7,9 @@ import fcntl
 import json
 import os
 import secrets
-import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
@@ -23,7 +21,9 @@ from typing import TYPE_CHECKING, Any
 from controlmill.errors import EngineStartError
 from controlmill.logs import log
 from flows import imported_ray
+from flows.last_workers import end_with_this_process
 from flows.prefect_server import LOOPBACK, address_in_cluster
+from flows.termination import kept_sigterm
 
 if TYPE_CHECKING:
     from controlmill.config import EngineOptions
@@ -227,7 +227,7 @@ def ray_cluster(options: "EngineOptions") -> Iterator[int]:
         yield _num_cpus()
         return
     try:
-        with _own_sigterm():
+        with kept_sigterm():
             _connect(options)
     except ray.exceptions.AuthenticationError as error:
         raise EngineStartError(
@@ -244,16 +244,8 @@ def ray_cluster(options: "EngineOptions") -> Iterator[int]:
     try:
         yield _num_cpus()
     finally:
+        end_with_this_process()
         ray.shutdown()
-
-
-@contextmanager
-def _own_sigterm() -> Iterator[None]:
-    """Keep the handler of SIGTERM that this run has, where Ray sets one that exits on the spot."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    if callable(before) and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, before)
 
 
 def _connect(options: "EngineOptions") -> None:

@@ -2,8 +2,19 @@
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self
+
+
+@contextmanager
+def kept_sigterm() -> Iterator[None]:
+    """Keep the handler of SIGTERM that this run has, where Ray sets one that exits on the spot."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if callable(before) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
 
 
 class DeferredTermination:

@@ -6,9 +6,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import fsspec
+import psutil
 import pytest
 
 from controlmill.testing.command import Command, parquet_hashes, run, wait_gone
@@ -157,3 +159,31 @@ def test_servers_that_start_at_once_on_one_new_database_all_start(
     with ThreadPoolExecutor(3) as pool:
         assert list(pool.map(start, range(3))) == [True] * 3
     assert not list(tmp_path.rglob("prefect-server-*.log"))
+
+
+def test_a_worker_that_hangs_at_its_end_does_not_outlive_the_run(tmp_path: Path) -> None:
+    script = tmp_path / "run.py"
+    script.write_text(
+        """
+import atexit, os, time
+from controlmill.config import EngineOptions
+from flows.engines import ray_cluster
+
+with ray_cluster(EngineOptions(processes_count=1)):
+    import ray
+
+    @ray.remote(num_cpus=0)
+    class Hanging:
+        def hang_at_the_end(self):
+            atexit.register(time.sleep, 600)
+            return os.getpid()
+
+    actor = Hanging.remote()
+    print("pid", ray.get(actor.hang_at_the_end.remote()))
+    del actor
+"""
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True, timeout=300)
+    (pid,) = (int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("pid "))
+    with suppress(psutil.NoSuchProcess):
+        assert psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
