@@ -2,7 +2,7 @@
 
 As Ray's own set-up for torch (`ray.train.torch.config` of Ray 2.60), but for two things. The ranks meet at one
 address: a store of torch's own listens on all of them. And torch is imported by the ranks alone: neither the process
-that starts the run nor Ray's controller needs it, and it is seconds and 200 MB for each.
+that starts the run nor Ray's controller needs it, and it is seconds and 450 MB for each.
 """
 
 import os

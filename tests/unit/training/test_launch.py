@@ -46,6 +46,6 @@ def test_notes_of_ray_are_gone_after_a_run_and_those_of_a_killed_one_at_the_next
 
 
 def test_torch_is_left_to_the_ranks() -> None:
-    # seconds and 200 MB each for the process that starts the run, its board and Ray's controller
+    # seconds and 450 MB each for the process that starts the run, its board and Ray's controller
     lines = "import sys, training.launch, flows.train_controlnet; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", lines], check=False).returncode == 0

@@ -9,12 +9,14 @@ import pyarrow, pyarrow.parquet
 from flows.doctor import examine
 
 inside = threading.Event()
+gate = threading.Lock()
+gate.acquire()
 
 
 class Slow(io.BytesIO):
     def read(self, *size):
         inside.set()
-        time.sleep(0.5)
+        gate.acquire()
         return super().read(*size)
 
 
@@ -25,11 +27,12 @@ def stuck():
 
 
 class LastOfAll:
-    def __del__(self, sleep=time.sleep):
-        sleep(1.5)
+    def __del__(self, go_on=gate.release, sleep=time.sleep):
+        go_on()
+        sleep(60)
 
 
-# the interpreter's end takes longer than the thread needs to come back
+# deleted in the middle of the interpreter's end, which waits there for the thread to come back, and to abort it
 sys.last_of_all = LastOfAll()
 check = examine._Running(stuck)
 inside.wait()
